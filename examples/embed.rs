@@ -12,14 +12,14 @@ use mailslot::deliver::{self, DeliveryConfig};
 use mailslot::message::{MailboxName, UserMailbox};
 use mailslot::net::listen;
 use mailslot::observe::counters::Counters;
-use mailslot::route::{Refusal, Resolution, Route};
+use mailslot::resolver::{AddressResolver, Refusal, Resolution};
 use mailslot::server::{self, Server, ServerConfig};
 use mailslot::session::SessionConfig;
 use mailslot::smtp::ForwardPath;
 
 struct Club(&'static [&'static str]);
 
-impl Route for Club {
+impl AddressResolver for Club {
     fn resolve(&self, to: &ForwardPath) -> Result<Resolution, Refusal> {
         let name = match to {
             ForwardPath::Postmaster => self.0.first(), // RFC 5321 4.5.1: there must be one
@@ -58,9 +58,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         ..ServerConfig::default()
     };
 
-    let route = Arc::new(Club(&["ann", "bob"]));
-    let server = Server::new(config, route.clone(), writer, counters.clone())?;
-    signals.serve(server.handle(), route, counters, || {})?;
+    let resolver = Arc::new(Club(&["ann", "bob"]));
+    let server = Server::new(config, resolver.clone(), writer, counters.clone())?;
+    signals.serve(server.handle(), resolver, counters, || {})?;
     server.run(listen::open(&["127.0.0.1:2525".parse()?])?)?;
     writer_thread.stop(); // every message that was answered 250 is on disk before this, too
     Ok(())

@@ -9,7 +9,7 @@
 //!                   |                                               ^   |
 //!   net::listen -> server ---> session <-> smtp::Receiver           |   | reports
 //!   (sockets)     (accept,     (one connection:  \                  |   v
-//!                  admission,   bytes, deadlines) \-> route      queue entry
+//!                  admission,   bytes, deadlines) \-> resolver   queue entry
 //!                  pool)          |                                   ^
 //!                                 | Message = id, content, destinations
 //!                                 v                                   |
@@ -29,7 +29,7 @@
 //! | [`observe`] | log events, counters, metrics |
 //! | [`message`] | a message and its content, the trace fields that a receiver adds |
 //! | [`net`] | sockets: opened, read and written with deadlines, in clear text or TLS |
-//! | [`route`] | local addresses, and their destinations: users, aliases, forward files |
+//! | [`resolver`] | local addresses, and their destinations: users, aliases, forward files |
 //! | [`terminal`] | SEND, SOML and SAML: messages on the terminals of users |
 //! | [`deliver`] | the writer, its journal and recovery, mailboxes and their locks |
 //! | [`relay`] | the queue, the client that empties it, the reports to senders |
@@ -41,7 +41,7 @@
 //! | [`startup`] | the start as a sequence of steps, and its rehearsal |
 //! | [`check`], [`sendmail`] | the commands `mailslot check` and sendmail(1) |
 //!
-//! A program that embeds mailslot needs [`server`], [`session`], [`deliver`], [`route`] and the
+//! A program that embeds mailslot needs [`server`], [`session`], [`deliver`], [`resolver`] and the
 //! types that they name; `examples/embed.rs` is a complete one. The modules that only the program
 //! `mailslot` uses (`check`, `config`, `control`, `process`, `sendmail`, `startup`) are public for
 //! it, and are not an interface for other programs.
@@ -53,7 +53,7 @@
 //!
 //! The session thread reads command lines, each with a limit and a deadline, and passes them to
 //! the receiver, the state machine of the protocol. The receiver does no I/O and returns the reply
-//! to send. For each RCPT it asks `route`. An unknown user is rejected here, so that nothing
+//! to send. For each RCPT it asks the resolver. An unknown user is rejected here, so that nothing
 //! accepted for a local mailbox has to be bounced later. The session also checks the mailbox with
 //! lstat(2): a mailbox that cannot take mail is refused before its mail data is sent.
 //!
@@ -110,6 +110,7 @@
 //! | overload | the state of a nearly full server, in which clients get less time |
 //! | receipt | a file with the recipients that have got their held mail |
 //! | resolution | the destinations of one address |
+//! | resolver | finds the destinations of an address: in RCPT, and for mail in the queue |
 //! | route | the server that takes mail for some domains of other hosts |
 //! | session | one connection, from the greeting to its end |
 //! | smarthost | the server that takes mail for other hosts |
@@ -131,7 +132,7 @@ pub mod observe;
 #[doc(hidden)]
 pub mod process;
 pub mod relay;
-pub mod route;
+pub mod resolver;
 #[doc(hidden)]
 pub mod sendmail;
 pub mod server;

@@ -37,7 +37,7 @@ use mailslot::process::privilege;
 use mailslot::relay::hand_over;
 use mailslot::relay::queue::list::{self, ListView};
 use mailslot::relay::queue::{self, QueueHandle};
-use mailslot::route::{Explanation, HomeForwardFiles, LocalRoute, Refusal};
+use mailslot::resolver::{Explanation, HomeForwardFiles, LocalResolver, Refusal};
 use mailslot::sendmail;
 use mailslot::server::{self, Server, SignalHandlers};
 use mailslot::startup::{
@@ -139,13 +139,13 @@ fn ask_server(config: &Config, request: &ControlRequest) -> Result<Option<u8>, S
 
 /// Prints the destinations of `addresses`. The exit status is that of the worst refusal.
 fn explain(config: &Config, addresses: &[String]) -> Result<u8, StartError> {
-    let route = LocalRoute::new(config.route_config());
+    let resolver = LocalResolver::new(config.resolver_config());
     if config.forward_files {
-        route.follow_forward_files(HomeForwardFiles::new(|home, owner| {
+        resolver.follow_forward_files(HomeForwardFiles::new(|home, owner| {
             forward::read(&HostDisk::new(), home, owner)
         }));
     }
-    let explained: Vec<Explanation> = addresses.iter().map(|a| route.explain(a)).collect();
+    let explained: Vec<Explanation> = addresses.iter().map(|a| resolver.explain(a)).collect();
     let texts: Vec<&str> = explained.iter().map(|e| e.text.as_str()).collect();
     print(&texts.join("\n"))?;
     let statuses = explained.iter().filter_map(|e| e.refusal.as_ref()).map(Refusal::exit_status);
@@ -201,8 +201,9 @@ fn serve(config: &Config) -> Result<u8, StartError> {
     for problem in config.doubtful_settings() {
         events::setting_doubtful(problem.what, problem.fix);
     }
-    let PreparedStart { keys, listeners, control, queue: queue_config, is_confined, route, .. } =
-        startup::prepare(config, StartPurpose::Serve, log)?;
+    let PreparedStart {
+        keys, listeners, control, queue: queue_config, is_confined, resolver, ..
+    } = startup::prepare(config, StartPurpose::Serve, log)?;
 
     let counters = Arc::new(Counters::default());
     let delivery =
@@ -216,12 +217,12 @@ fn serve(config: &Config) -> Result<u8, StartError> {
     });
     if config.forward_files {
         let writer = writer.clone();
-        route.follow_forward_files(HomeForwardFiles::new(move |home, owner| {
+        resolver.follow_forward_files(HomeForwardFiles::new(move |home, owner| {
             writer.forward_file(home, owner, FORWARD_TIMEOUT)
         }));
     }
     let services =
-        Services { signals, listeners, control, is_confined, keys, route, writer, counters };
+        Services { signals, listeners, control, is_confined, keys, resolver, writer, counters };
     let status = match (&metrics, &config.command) {
         (Err(e), _) => Err(StartError::io(EX_OSERR, "", e)),
         (Ok(_), ProgramCommand::Queue(QueueCommand::Flush(ids))) => {
@@ -251,7 +252,7 @@ struct Services {
     /// True if the process is confined.
     is_confined: bool,
     keys: Option<Arc<ServerCertificate>>,
-    route: Arc<LocalRoute>,
+    resolver: Arc<LocalResolver>,
     writer: WriterHandle,
     counters: Arc<Counters>,
 }
@@ -268,8 +269,8 @@ fn serve_with_queue(
     if config.inetd {
         return serve_connections(config, services, Some(QueueHandle::detached()));
     }
-    let Services { route, writer, counters, .. } = &services;
-    let started = queue::start(queue_config, route.clone(), writer.clone(), counters.clone());
+    let Services { resolver, writer, counters, .. } = &services;
+    let started = queue::start(queue_config, resolver.clone(), writer.clone(), counters.clone());
     let (handle, queue) = started.map_err(|e| StartError::io(EX_OSERR, "queue", &e))?;
     let status = serve_connections(config, services, Some(handle));
     queue.stop(QUEUE_GRACE);
@@ -282,8 +283,8 @@ fn start_control(
     services: &mut Services,
     queue: Option<QueueHandle>,
 ) -> Option<ControlThread> {
-    let (spool, route) = (config.spool.clone(), services.route.clone());
-    let context = ControlContext { spool, queue, route };
+    let (spool, resolver) = (config.spool.clone(), services.resolver.clone());
+    let context = ControlContext { spool, queue, resolver };
     let thread = control::server::start(services.control.take()?, context);
     thread.map_err(events::control_unavailable).ok()
 }
@@ -294,13 +295,13 @@ fn flush(
     queue_config: Option<queue::QueueConfig>,
     ids: &[String],
 ) -> Result<u8, StartError> {
-    let Services { route, writer, counters, .. } = services;
+    let Services { resolver, writer, counters, .. } = services;
     let no_queue =
         || StartError::new(EX_CONFIG, "queue: no --smarthost is given, and --hold is off");
     let queue_config = queue_config.ok_or_else(no_queue)?;
     let mut progress = ProgressLine::on_terminal();
     let report = |tried| progress.show(tried);
-    let left = queue::flush(queue_config, route, writer, counters, ids, report)
+    let left = queue::flush(queue_config, resolver, writer, counters, ids, report)
         .map_err(|e| StartError::io(EX_OSERR, "queue", &e))?;
     drop(progress);
     print(&format!("{left} left in the queue\n"))?;
@@ -314,11 +315,12 @@ fn serve_connections(
     queue: Option<QueueHandle>,
 ) -> Result<u8, StartError> {
     let control = start_control(config, &mut services, queue.clone());
-    let Services { signals, listeners, is_confined, keys, route, writer, counters, .. } = services;
+    let Services { signals, listeners, is_confined, keys, resolver, writer, counters, .. } =
+        services;
     let system = |e: io::Error| StartError::io(EX_OSERR, "", &e);
     let server_config = config.server_config(keys, queue.clone());
     let server =
-        Server::new(server_config, route.clone(), writer, counters.clone()).map_err(system)?;
+        Server::new(server_config, resolver.clone(), writer, counters.clone()).map_err(system)?;
     let handle_signals = || match signals {
         Some(signals) => {
             let config = config.clone();
@@ -326,7 +328,7 @@ fn serve_connections(
                 queue.iter().for_each(QueueHandle::reload_trusted);
                 report_changed_options(&config);
             };
-            signals.serve(server.handle(), route.clone(), counters, reload).map_err(system)
+            signals.serve(server.handle(), resolver.clone(), counters, reload).map_err(system)
         }
         None => Ok(()),
     };
@@ -338,7 +340,7 @@ fn serve_connections(
     }
     handle_signals()?;
     let watch =
-        ConfinementWatch::start(config, route, server.handle(), is_confined).map_err(system)?;
+        ConfinementWatch::start(config, resolver, server.handle(), is_confined).map_err(system)?;
     print_startup_message(config, &listeners);
     let served = server.run(listeners).map_err(system);
     if let Some(control) = control {

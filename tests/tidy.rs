@@ -18,7 +18,7 @@ use mailslot::config::options::{Arity, DefaultValue, OptionRow, TABLE, wrap};
 const LAYERS: &[&[&str]] = &[
     &["process", "smtp", "sysexits"],
     &["message", "observe"],
-    &["deliver", "net", "route", "terminal"],
+    &["deliver", "net", "resolver", "terminal"],
     &["relay"],
     &["session"],
     &["server"],
@@ -371,8 +371,8 @@ fn layer(module: &str) -> Option<usize> {
     LAYERS.iter().position(|modules| modules.contains(&module))
 }
 
-/// Returns the top modules that `text` names: `crate::smtp::Reply`, `crate::{message, route}`, and
-/// in the program `mailslot::config`.
+/// Returns the top modules that `text` names: `crate::smtp::Reply`, `crate::{message, resolver}`,
+/// and in the program `mailslot::config`.
 fn imports(text: &str) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     let text: String = code(text).collect();
@@ -446,7 +446,10 @@ fn root() -> &'static Path {
 fn the_reader_of_imports_reads() {
     for (text, expected) in [
         ("use crate::smtp::Reply;", &["smtp"][..]),
-        ("use crate::{message, smtp::{Reply, Step}, route::Route};", &["message", "route", "smtp"]),
+        (
+            "use crate::{message, smtp::{Reply, Step}, resolver::AddressResolver};",
+            &["message", "resolver", "smtp"],
+        ),
         ("// use crate::smtp;\nuse crate::observe::counters::Counters;", &["observe"]),
         ("let x = crate::deliver::start(a);", &["deliver"]),
         ("crate::Error", &[]),

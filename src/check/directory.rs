@@ -14,7 +14,7 @@ use crate::config::{Config, NameSet};
 use crate::deliver::JOURNAL_SEGMENT;
 use crate::process::privilege::Account;
 use crate::relay::hand_over::{HAND_OVER_DIRECTORY, HAND_OVER_MODE};
-use crate::route::Problem;
+use crate::resolver::Problem;
 
 /// Returns the reason why the mail directory cannot be used.
 pub fn explain_mail_dir(config: &Config) -> Option<Problem> {

@@ -15,7 +15,7 @@ use crate::deliver::disk::HostDisk;
 use crate::deliver::journal::{self, OrphanSummary};
 use crate::observe::quote::quoted;
 use crate::process::privilege::Account;
-use crate::route::Problem;
+use crate::resolver::Problem;
 
 /// Returns the journals that the server may not open.
 pub fn explain(config: &Config) -> Vec<Problem> {

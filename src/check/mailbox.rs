@@ -15,7 +15,7 @@ use crate::config::{Config, NameSet};
 use crate::deliver::disk::HostDisk;
 use crate::deliver::locks::{IDENTITY_MAX, Identity, STALE_SECS};
 use crate::process::privilege::Account;
-use crate::route::Problem;
+use crate::resolver::Problem;
 
 /// Checks every mailbox and every lock in the mail directory, if it evidently is one.
 pub fn check(config: &Config) -> Vec<Problem> {

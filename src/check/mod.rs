@@ -28,7 +28,7 @@
 //! | `journal.rs` | journals of dead processes in the spool |
 //! | `tls.rs` | certificate and key |
 //! | `smarthost.rs` | `check --smarthost`: a session with each smarthost |
-//! | `route/explain.rs` | aliases and users, resolved as for a message |
+//! | `resolver/explain.rs` | aliases and users, resolved as for a message |
 
 mod directory;
 mod evidence;
@@ -49,7 +49,7 @@ use std::path::Path;
 use nix::unistd::{Uid, User, geteuid};
 
 use crate::config::{Config, HostInfo};
-use crate::route::{LocalRoute, Problem};
+use crate::resolver::{LocalResolver, Problem};
 use crate::startup::{Rehearsal, StartError};
 pub use smarthost::probe_smarthosts;
 
@@ -120,14 +120,14 @@ impl fmt::Display for CheckReport<'_> {
 
 /// Returns every problem of `config` on this host.
 fn find_problems(config: &Config, host: &HostInfo, rehearsal: &Rehearsal) -> Vec<Problem> {
-    let route = LocalRoute::new(config.route_config());
+    let resolver = LocalResolver::new(config.resolver_config());
     let mut found = settings::check(config, host);
     let troubles = troubles(rehearsal);
     let explanations =
         if troubles.is_empty() { Vec::new() } else { explain_start(config, rehearsal) };
     found.extend(troubles.into_iter().filter(|trouble| !is_explained(trouble, &explanations)));
     found.extend(explanations);
-    found.extend(privilege::check(config, &route));
+    found.extend(privilege::check(config, &resolver));
     found.extend(sendmail_program::check(config));
     found.extend(rehearsal.service.iter().flat_map(|service| service::check(config, service)));
     if !config.inetd {
@@ -144,7 +144,7 @@ fn find_problems(config: &Config, host: &HostInfo, rehearsal: &Rehearsal) -> Vec
     }
     found.extend(tls::check(config));
     if rehearsal.failed.is_some() {
-        found.extend(route.problems());
+        found.extend(resolver.problems());
     }
     let mut unique: Vec<Problem> = Vec::new();
     for problem in found {

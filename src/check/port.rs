@@ -9,7 +9,7 @@ use nix::unistd::geteuid;
 use super::{problem, user_name};
 use crate::net::listen::{ListenAddress, greeting};
 use crate::observe::quote::quoted;
-use crate::route::Problem;
+use crate::resolver::Problem;
 
 /// Returns the reason why the server cannot listen on `address`.
 pub fn explain(address: &ListenAddress) -> Option<Problem> {

@@ -14,7 +14,7 @@ use nix::unistd::{AccessFlags, Gid, Group, Uid, User, access, getegid, geteuid};
 use super::{advice, evidence, problem, user_name};
 use crate::config::{Config, NameSet};
 use crate::process::privilege::{Account, AccountError, RunAs, StartPrivileges};
-use crate::route::{LocalRoute, Problem, Route};
+use crate::resolver::{AddressResolver, LocalResolver, Problem};
 use crate::smtp::{ForwardPath, Mailbox};
 
 /// Describes the identity that the server would run with.
@@ -118,7 +118,7 @@ pub fn explain_start(config: &Config, by_service: bool) -> Vec<Problem> {
 }
 
 /// Checks the user to run as, and its access to mailboxes.
-pub fn check(config: &Config, route: &LocalRoute) -> Vec<Problem> {
+pub fn check(config: &Config, resolver: &LocalResolver) -> Vec<Problem> {
     let mut found = Vec::new();
     if let Some(Ok(account)) = config.run_as.as_ref().map(RunAs::look_up)
         && account.uid.is_root()
@@ -137,7 +137,7 @@ pub fn check(config: &Config, route: &LocalRoute) -> Vec<Problem> {
             )),
             StartPrivileges::Root | StartPrivileges::Capable => {
                 found.extend(check_user_access(config));
-                found.extend(check_mail_for_root(config, route));
+                found.extend(check_mail_for_root(config, resolver));
             }
         }
     }
@@ -239,10 +239,10 @@ fn check_user_access(config: &Config) -> Option<Problem> {
 }
 
 /// Checks that mail for root can be delivered, because root is never impersonated.
-fn check_mail_for_root(config: &Config, route: &LocalRoute) -> Option<Problem> {
+fn check_mail_for_root(config: &Config, resolver: &LocalResolver) -> Option<Problem> {
     let NameSet::Listed(domains) = &config.domains else { return None };
     let root = Mailbox::parse(&format!("root@{}", domains.first()?)).ok()?;
-    let to = route.resolve(&ForwardPath::Mailbox(root)).ok()?;
+    let to = resolver.resolve(&ForwardPath::Mailbox(root)).ok()?;
     let roots = to.local.iter().find(|to| to.owner.is_some_and(|owner| owner.uid == 0))?;
     let path = config.mail_dir.join(roots.name.as_str());
     let writes = match (run_account(config), fs::metadata(&path)) {

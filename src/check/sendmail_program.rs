@@ -7,7 +7,7 @@ use std::process::Command;
 
 use super::advice;
 use crate::config::{Config, NameSet};
-use crate::route::Problem;
+use crate::resolver::Problem;
 
 /// Checks that the usual paths of sendmail are mailslot. They rightly are not if another mail
 /// server passes mail on by LMTP, or if the server is not for the users of the system.

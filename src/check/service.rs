@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::problem;
 use crate::config::Config;
-use crate::route::Problem;
+use crate::resolver::Problem;
 use crate::startup::ServiceUnit;
 
 /// Checks that the service sees the files that `config` needs apart from mail and spool.

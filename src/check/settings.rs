@@ -9,7 +9,7 @@ use super::{advice, privilege};
 use crate::config::options::Origin;
 use crate::config::{Config, HostInfo, NameSet};
 use crate::observe::logging::{self, LogTarget};
-use crate::route::Problem;
+use crate::resolver::Problem;
 use crate::session::Audience;
 use crate::smtp::Domain;
 use crate::terminal::Terminals;

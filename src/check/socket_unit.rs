@@ -8,7 +8,7 @@ use super::problem;
 use crate::config::Config;
 use crate::config::options::Origin;
 use crate::net::listen::ListenAddress;
-use crate::route::Problem;
+use crate::resolver::Problem;
 
 /// Checks that no address of the server conflicts with one of `mailslot.socket`, if that unit is
 /// enabled.

@@ -10,7 +10,7 @@ use super::{advice, problem};
 use crate::config::{Config, TlsOptions};
 use crate::net::listen::ListenAddress;
 use crate::net::tls::{Certificate, examine};
-use crate::route::Problem;
+use crate::resolver::Problem;
 
 /// Returns the reason why certificate and key cannot be used.
 pub fn explain(config: &Config) -> Option<Problem> {

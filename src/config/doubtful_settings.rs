@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use super::Config;
 use crate::net::listen::ListenAddress;
 use crate::relay::client::ServerAddress;
-use crate::route::Problem;
+use crate::resolver::Problem;
 
 impl Config {
     /// Returns the settings that are doubtful: limits below those that the standards require of

@@ -47,7 +47,7 @@ use crate::net::tls::ServerCertificate;
 use crate::observe::logging::LogTarget;
 use crate::process::privilege::RunAs;
 use crate::relay::queue;
-use crate::route;
+use crate::resolver;
 use crate::server;
 use crate::session::{self, Audience};
 use crate::terminal::Terminals;
@@ -283,13 +283,13 @@ impl Config {
         }
     }
 
-    /// Returns the configuration of local routing.
-    pub fn route_config(&self) -> route::RouteConfig {
+    /// Returns the configuration of the resolver.
+    pub fn resolver_config(&self) -> resolver::ResolverConfig {
         let listed = |names: &NameSet| match names {
             NameSet::Listed(names) => names.clone(),
             NameSet::System | NameSet::Any => Vec::new(),
         };
-        route::RouteConfig {
+        resolver::ResolverConfig {
             domains: listed(&self.domains),
             hostname: self.hostname.clone(),
             users: listed(&self.users),

@@ -11,7 +11,7 @@ use crate::message::MailboxName;
 use crate::net::listen::ListenAddress;
 use crate::observe::logging::LogTarget;
 use crate::process::privilege::RunAs;
-use crate::route::users::is_plain;
+use crate::resolver::users::is_plain;
 use crate::session::Audience;
 use crate::smtp::Domain;
 

@@ -11,7 +11,7 @@ use crate::relay::SenderMap;
 use crate::relay::client::ServerAddress;
 use crate::relay::client::credentials::LoginFile;
 use crate::relay::queue;
-use crate::route::DomainPattern;
+use crate::resolver::DomainPattern;
 use crate::smtp::Mailbox;
 
 /// The options for relaying to other hosts.

@@ -16,7 +16,7 @@ use crate::net::tls::Trust;
 use crate::relay::client::credentials::LoginFile;
 use crate::relay::client::{ClientConfig, ClientTls, ServerAddress, Timeouts};
 use crate::relay::queue::{MxConfig, RelayRoute, RouteTarget, Smarthost};
-use crate::route::DomainPattern;
+use crate::resolver::DomainPattern;
 use crate::smtp::sender::Credentials;
 
 /// A route as an option has it.

@@ -24,7 +24,7 @@ use crate::observe::events;
 use crate::relay::hand_over;
 use crate::relay::queue::list::ListView;
 use crate::relay::queue::{FlushProgress, FlushSelection, QueueHandle};
-use crate::route::LocalRoute;
+use crate::resolver::LocalResolver;
 use crate::sysexits::{EX_CONFIG, EX_DATAERR, EX_NOPERM, EX_OK, EX_TEMPFAIL, EX_USAGE};
 
 /// The parts of the server that requests are about.
@@ -35,7 +35,7 @@ pub struct ControlContext {
     /// The queue; None if the server has none.
     pub queue: Option<QueueHandle>,
     /// The aliases.
-    pub route: Arc<LocalRoute>,
+    pub resolver: Arc<LocalResolver>,
 }
 
 /// The thread of the control socket.
@@ -226,7 +226,7 @@ impl ControlContext {
                 ControlAnswer::new(EX_NOPERM, "only root may make the server read the aliases\n")
             }
             ControlRequest::ReloadAliases => {
-                let errors = self.route.reload_aliases();
+                let errors = self.resolver.reload_aliases();
                 events::aliases_reloaded(uid, errors.len());
                 let text: String = errors.iter().map(|error| format!("{error}\n")).collect();
                 ControlAnswer::new(if errors.is_empty() { EX_OK } else { EX_DATAERR }, text)
@@ -291,17 +291,17 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 mod tests {
     use super::*;
     use crate::relay::queue::list::ListFormat;
-    use crate::route::RouteConfig;
+    use crate::resolver::ResolverConfig;
     use std::fs;
 
     fn context(spool: &Path) -> ControlContext {
-        let config = RouteConfig {
+        let config = ResolverConfig {
             aliases: Some(spool.join("aliases")),
             sandbox: true,
-            ..RouteConfig::default()
+            ..ResolverConfig::default()
         };
-        let route = Arc::new(LocalRoute::new(config));
-        ControlContext { spool: spool.to_owned(), queue: None, route }
+        let resolver = Arc::new(LocalResolver::new(config));
+        ControlContext { spool: spool.to_owned(), queue: None, resolver }
     }
 
     /// Writes an entry as the writer does.

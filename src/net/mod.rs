@@ -10,7 +10,7 @@
 //! | `session_handle.rs` | what other threads may see of a session and do to it |
 //! | `deadline.rs` | the time left until a deadline |
 //! | `disconnect.rs` | why a connection ends |
-//! | `dns/` | a resolver: MX and address records |
+//! | `dns/` | a DNS resolver: MX and address records |
 //! | `tls/` | TLS for servers and clients |
 
 pub mod deadline;

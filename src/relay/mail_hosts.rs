@@ -21,7 +21,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use crate::net::dns::{DnsError, MailExchanger, Resolver};
+use crate::net::dns::{DnsError, DnsResolver, MailExchanger};
 use crate::smtp::sender::{OutcomeReason, RecipientOutcome};
 
 /// A host that takes mail for a domain.
@@ -54,7 +54,7 @@ pub trait HostLookup {
 /// Lookups over the name servers of this host, all before one deadline.
 #[derive(Debug)]
 pub struct DnsLookup {
-    resolver: Resolver,
+    resolver: DnsResolver,
     deadline: Instant,
     detects_own_addresses: bool,
 }
@@ -64,7 +64,7 @@ impl DnsLookup {
     /// address counts as one of this host.
     pub fn new(resolv_conf: impl Into<PathBuf>, detects_own_addresses: bool) -> DnsLookup {
         let deadline = Instant::now() + LOOKUP_TIME_MAX;
-        DnsLookup { resolver: Resolver::new(resolv_conf), deadline, detects_own_addresses }
+        DnsLookup { resolver: DnsResolver::new(resolv_conf), deadline, detects_own_addresses }
     }
 }
 

@@ -46,7 +46,7 @@ use crate::relay::client::{
 };
 use crate::relay::hand_over;
 use crate::relay::queue::list::{ListFormat, ListView};
-use crate::route::LocalRoute;
+use crate::resolver::LocalResolver;
 use crate::server::ignore_file_size_signal;
 use crate::smtp::sender::{OutcomeReason, RecipientOutcome};
 use crate::smtp::{BodyType, Domain, Envelope, ForwardPath, Mailbox, Recipient, ReversePath};
@@ -402,11 +402,11 @@ fn copy_lines(input: &mut dyn Read, output: &mut dyn Write) -> io::Result<()> {
 fn verify(flags: &Flags) -> Result<u8, SendmailError> {
     let config = config(flags)?;
     let domain = own_domain(&config);
-    let route = LocalRoute::new(config.route_config());
+    let resolver = LocalResolver::new(config.resolver_config());
     let mut status = EX_OK;
     for operand in &flags.operands {
         let mailbox = one_address(operand, &domain)?;
-        let explanation = route.explain(&mailbox.to_string());
+        let explanation = resolver.explain(&mailbox.to_string());
         print(&explanation.text)?;
         status = status.max(explanation.refusal.map_or(EX_OK, |refusal| refusal.exit_status()));
     }
@@ -443,7 +443,7 @@ fn reload_aliases(flags: &Flags) -> Result<u8, SendmailError> {
         print_lines(&answer.text);
         return Ok(answer.status);
     }
-    let errors = LocalRoute::new(config.route_config()).reload_aliases();
+    let errors = LocalResolver::new(config.resolver_config()).reload_aliases();
     errors.iter().for_each(|error| print_lines(&error.to_string()));
     Ok(if errors.is_empty() { EX_OK } else { EX_DATAERR })
 }

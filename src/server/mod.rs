@@ -53,7 +53,7 @@ use crate::net::stream::{Socket, Stream};
 use crate::observe::counters::Counters;
 use crate::observe::events;
 use crate::process::descriptors;
-use crate::route::Route;
+use crate::resolver::AddressResolver;
 use crate::session::{SessionConfig, SessionContext, SessionEnd};
 use crate::smtp::reply;
 use crate::sysexits::EX_TEMPFAIL;
@@ -109,7 +109,7 @@ impl Server {
     /// There are no free descriptors.
     pub fn new(
         config: ServerConfig,
-        route: Arc<dyn Route>,
+        resolver: Arc<dyn AddressResolver>,
         writer: WriterHandle,
         counters: Arc<Counters>,
     ) -> io::Result<Server> {
@@ -130,7 +130,7 @@ impl Server {
             timeout,
             session_timeout: config.session.session_timeout,
             busy_reply: busy,
-            context: SessionContext::new(config.session, route, writer, Arc::clone(&counters)),
+            context: SessionContext::new(config.session, resolver, writer, Arc::clone(&counters)),
             counters,
             stopping: AtomicBool::new(false),
             waker,
@@ -236,15 +236,15 @@ impl SignalHandlers {
     }
 
     /// Starts the thread that acts on the signals: TERM and INT stop the server (a second one ends
-    /// the process at once, with status 75), HUP makes `route` and TLS read their files again and
-    /// calls `reload`, and USR1 writes `counters` to the log.
+    /// the process at once, with status 75), HUP makes `resolver` and TLS read their files again
+    /// and calls `reload`, and USR1 writes `counters` to the log.
     ///
     /// # Errors
     /// The thread cannot be started.
     pub fn serve(
         mut self,
         handle: ServerHandle,
-        route: Arc<dyn Route>,
+        resolver: Arc<dyn AddressResolver>,
         counters: Arc<Counters>,
         reload: impl Fn() + Send + 'static,
     ) -> io::Result<()> {
@@ -253,7 +253,7 @@ impl SignalHandlers {
             for signal in self.signals.forever() {
                 match signal {
                     SIGHUP => {
-                        route.reload();
+                        resolver.reload();
                         handle.0.context.reload_certificate();
                         reload();
                         events::reloaded();

@@ -20,7 +20,7 @@ use crate::net::stream::{Disconnect, Stream};
 use crate::observe::events;
 use crate::relay::dsn_message::{self, DsnAction, DsnMessage, RecipientStatus, ReturnedContent};
 use crate::relay::queue::{self, held};
-use crate::route::Resolution;
+use crate::resolver::Resolution;
 use crate::smtp::{
     Delivery, Envelope, ForwardPath, Mailbox, Recipient, Reply, ReplyMode, ReversePath, reply,
 };
@@ -364,7 +364,7 @@ impl<'a> MessageDelivery<'a> {
     /// something was delivered. The session does not wait for its outcome, because a report that
     /// fails is not reported (RFC 3461 6.1).
     fn send_success_report(&self, about: &str, header: Vec<u8>, delivered: &[&AcceptedRecipient]) {
-        let SessionContext { config, writer, counters, route, .. } = self.context;
+        let SessionContext { config, writer, counters, resolver, .. } = self.context;
         let (envelope, received) = (self.envelope, self.time);
         let ReversePath::Mailbox(sender) = &envelope.from else { return };
         // Whether a queued message arrives is not known yet; the queue reports on it.
@@ -378,7 +378,7 @@ impl<'a> MessageDelivery<'a> {
         if delivered.is_empty() {
             return;
         }
-        let to = match route.resolve(&ForwardPath::Mailbox(sender.clone())) {
+        let to = match resolver.resolve(&ForwardPath::Mailbox(sender.clone())) {
             Ok(to) => to,
             Err(refusal) => {
                 events::dsn_suppressed(about, &envelope.from, refusal);

@@ -7,7 +7,7 @@ use super::{SessionContext, replies};
 use crate::message::Destination;
 use crate::observe::events::{self, LINES_MAX, MessageFields};
 use crate::relay::queue;
-use crate::route::Resolution;
+use crate::resolver::Resolution;
 use crate::smtp::{Delivery, Envelope, ForwardPath, Mailbox, Recipient, Reply};
 
 /// The copies of a message for other hosts: queue entries, and the recipients in them.

@@ -253,8 +253,8 @@ impl SessionContext {
         if statuses.is_empty() {
             return Ok(());
         }
-        let SessionContext { config, writer, counters, route, .. } = self;
-        let to = ReportRecipient::find(&**route, &config.hostname, &envelope.from)?;
+        let SessionContext { config, writer, counters, resolver, .. } = self;
+        let to = ReportRecipient::find(&**resolver, &config.hostname, &envelope.from)?;
         let returned = ReturnedContent::read(
             message.content(),
             message.content_size(),

@@ -1,5 +1,5 @@
 //! The session as the host of its receiver: answers the receiver's questions about senders,
-//! recipients and users from the route, the disk and the counters.
+//! recipients and users from the resolver, the disk and the counters.
 
 use super::access::Access;
 use super::hand_over::HandOverTransaction;
@@ -7,7 +7,7 @@ use super::recipient_limiter::RecipientLimiter;
 use super::replies::{self, RefusedCommand};
 use super::{SessionConfig, SessionContext};
 use crate::observe::events;
-use crate::route::{Refusal, Resolution};
+use crate::resolver::{Refusal, Resolution};
 use crate::smtp::EtrnNode;
 use crate::smtp::receiver::Host;
 use crate::smtp::{Delivery, ForwardPath, Mailbox, Reply, ReversePath, reply};
@@ -25,7 +25,7 @@ pub(super) struct SessionHost<'a> {
 impl SessionHost<'_> {
     /// Returns the destinations of mail for `to` from this client, or the reply that rejects it.
     fn resolve(&self, to: &ForwardPath) -> Result<Resolution, Reply> {
-        let resolution = match self.context.route.resolve(to) {
+        let resolution = match self.context.resolver.resolve(to) {
             Ok(resolution) if resolution.is_relay && !self.access.relay => Err(Refusal::NotLocal),
             result => result,
         };
@@ -129,14 +129,14 @@ impl Host for SessionHost<'_> {
     }
 
     fn vrfy(&self, name: &str) -> Reply {
-        match self.context.route.vrfy(name) {
+        match self.context.resolver.vrfy(name) {
             Ok(member) => replies::for_members(vec![member]),
             Err(refusal) => self.refuse(&refusal, &RefusedCommand::Vrfy(name)),
         }
     }
 
     fn expn(&self, list: &str) -> Reply {
-        match self.context.route.expn(list) {
+        match self.context.resolver.expn(list) {
             Ok(members) => replies::for_members(members),
             Err(refusal) => self.refuse(&refusal, &RefusedCommand::Expn(list)),
         }

@@ -18,7 +18,7 @@ use crate::message::trace::{self, ReceivedField};
 use crate::message::{ContentBuilder, ContentError, Destination, Message};
 use crate::net::stream::Disconnect;
 use crate::observe::events::{self, MessageFields};
-use crate::route::Resolution;
+use crate::resolver::Resolution;
 use crate::smtp::chunk::Chunks;
 use crate::smtp::data::{DataEnd, Decoder};
 use crate::smtp::receiver::Step;

@@ -1,8 +1,8 @@
 //! One connection, from the greeting to its end: the place where [`smtp`](crate::smtp),
-//! [`route`](crate::route) and [`deliver`](crate::deliver) meet.
+//! [`resolver`](crate::resolver) and [`deliver`](crate::deliver) meet.
 //!
 //! ```text
-//! Stream  --line-->  Receiver  --asks-->  SessionHost (access, route, room on disk)
+//! Stream  --line-->  Receiver  --asks-->  SessionHost (access, resolver, room on disk)
 //!    |                  |
 //!    |  mail data       | Envelope
 //!    +----> Decoder ----> ContentBuilder ----> Message ----> writer ----> Outcome ----> Reply
@@ -57,7 +57,7 @@ use crate::net::listen::Service;
 use crate::net::stream::{Disconnect, Stream};
 use crate::observe::counters::Counters;
 use crate::observe::events;
-use crate::route::Route;
+use crate::resolver::AddressResolver;
 use crate::smtp::chunk::Chunks;
 use crate::smtp::command::{self, COMMAND_LINE_MAX};
 use crate::smtp::{Receiver, Reply, Step, reply};
@@ -74,7 +74,7 @@ use recipient_limiter::RecipientLimiter;
 /// State shared by all sessions of a process.
 pub struct SessionContext {
     config: SessionConfig,
-    route: Arc<dyn Route>,
+    resolver: Arc<dyn AddressResolver>,
     writer: WriterHandle,
     counters: Arc<Counters>,
     ids: IdGenerator,
@@ -85,17 +85,17 @@ pub struct SessionContext {
 }
 
 impl SessionContext {
-    /// Returns a context for sessions that ask `route` about addresses and deliver by `writer`.
+    /// Returns a context for sessions that ask `resolver` about addresses and deliver by `writer`.
     pub fn new(
         config: SessionConfig,
-        route: Arc<dyn Route>,
+        resolver: Arc<dyn AddressResolver>,
         writer: WriterHandle,
         counters: Arc<Counters>,
     ) -> SessionContext {
         let spool_space = FreeSpace::new(&config.spool);
         let mail_space = FreeSpace::new(&config.mail_dir);
         let ids = IdGenerator::new();
-        SessionContext { config, route, writer, counters, ids, spool_space, mail_space }
+        SessionContext { config, resolver, writer, counters, ids, spool_space, mail_space }
     }
 
     /// Runs a session of SMTP over `stream`, from the greeting to its end, and leaves the last

@@ -3,7 +3,7 @@
 //!
 //! | function | reply to | because of |
 //! | --- | --- | --- |
-//! | [`for_refusal`] | RCPT, VRFY, EXPN | a route's refusal |
+//! | [`for_refusal`] | RCPT, VRFY, EXPN | a resolver's refusal |
 //! | [`for_precheck`] | RCPT | a mailbox that cannot take mail now |
 //! | [`too_many_unknown`] | RCPT, VRFY, EXPN | the recipient limiter |
 //! | [`for_members`], [`for_counters`] | VRFY and EXPN, HELP | what the client may see |
@@ -21,7 +21,7 @@ use crate::deliver::{DeferReason, Outcome};
 use crate::message::ContentError;
 use crate::net::stream::Disconnect;
 use crate::observe::counters::Counters;
-use crate::route::{Member, Refusal};
+use crate::resolver::{Member, Refusal};
 use crate::smtp::data::DataEnd;
 use crate::smtp::{ForwardPath, Reply, reply};
 

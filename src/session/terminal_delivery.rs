@@ -19,7 +19,7 @@ use jiff::Zoned;
 
 use super::{SessionContext, replies};
 use crate::message::{ContentError, Destination, Message, UserMailbox};
-use crate::route::Resolution;
+use crate::resolver::Resolution;
 use crate::smtp::envelope::Envelope;
 use crate::smtp::reply::Reply;
 use crate::terminal::render::RenderedMessage;

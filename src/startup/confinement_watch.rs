@@ -22,7 +22,7 @@ use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 use crate::config::Config;
 use crate::observe::events;
 use crate::process::confinement;
-use crate::route::LocalRoute;
+use crate::resolver::LocalResolver;
 use crate::server::ServerHandle;
 
 /// A running watch.
@@ -34,15 +34,16 @@ pub struct ConfinementWatch {
 }
 
 impl ConfinementWatch {
-    /// Starts the watch of the files of `config` and `route`. It stops the server of `handle` when
-    /// a file cannot be reached any more, when the spool is another directory, or, if the process
-    /// `is_confined`, the mail directory. The latter could still be read, if its parent may be.
+    /// Starts the watch of the files of `config` and `resolver`. It stops the server of `handle`
+    /// when a file cannot be reached any more, when the spool is another directory, or, if the
+    /// process `is_confined`, the mail directory. The latter could still be read, if its parent may
+    /// be.
     ///
     /// # Errors
     /// The thread cannot be started.
     pub fn start(
         config: &Config,
-        route: Arc<LocalRoute>,
+        resolver: Arc<LocalResolver>,
         handle: ServerHandle,
         is_confined: bool,
     ) -> io::Result<ConfinementWatch> {
@@ -52,14 +53,14 @@ impl ConfinementWatch {
         directories.extend(is_confined.then(|| (config.mail_dir.clone(), NOT_COVERED)));
         let directories = directories.into_iter().map(|(path, why)| (id_of(&path), path, why));
         let directories: Vec<_> = directories.collect();
-        let all = |files: &[PathBuf]| [files, &route.included()].concat();
+        let all = |files: &[PathBuf]| [files, &resolver.included()].concat();
         let blocked_at_start: HashSet<PathBuf> =
             all(&files).into_iter().filter(|file| confinement::blocks_reading(file)).collect();
         let (stop, stopped) = bounded(0);
         let fired = Arc::new(AtomicBool::new(false));
         let is_fired = Arc::clone(&fired);
         let watch = move || {
-            let all = |files: &[PathBuf]| [files, &route.included()].concat();
+            let all = |files: &[PathBuf]| [files, &resolver.included()].concat();
             while stopped.recv_timeout(INTERVAL) == Err(RecvTimeoutError::Timeout) {
                 let blocks = |file: &PathBuf| {
                     !blocked_at_start.contains(file) && confinement::blocks_reading(file)

@@ -47,7 +47,7 @@ use crate::process::descriptors;
 use crate::process::privilege::{self, Account, StartPrivileges};
 use crate::relay::hand_over;
 use crate::relay::queue::{self, QueueConfig};
-use crate::route::{LocalRoute, Problem};
+use crate::resolver::{LocalResolver, Problem};
 use crate::session::Audience;
 use crate::sysexits::{EX_CANTCREAT, EX_CONFIG, EX_NOPERM, EX_OSERR, EX_TEMPFAIL, EX_UNAVAILABLE};
 pub use confinement_watch::ConfinementWatch;
@@ -77,8 +77,8 @@ pub struct PreparedStart {
     pub queue: Option<QueueConfig>,
     /// True if the process is confined.
     pub is_confined: bool,
-    /// The routing of local addresses.
-    pub route: Arc<LocalRoute>,
+    /// The resolver of local addresses.
+    pub resolver: Arc<LocalResolver>,
     /// Problems that do not stop the start, of a rehearsal.
     pub problems: Vec<Problem>,
 }
@@ -143,13 +143,13 @@ pub fn prepare(
         }
         events::tls_reload_unavailable(why);
     }
-    let route = Arc::new(LocalRoute::new(config.route_config()));
-    for Problem { what, fix, .. } in route.doubtful_aliases() {
+    let resolver = Arc::new(LocalResolver::new(config.resolver_config()));
+    for Problem { what, fix, .. } in resolver.doubtful_aliases() {
         events::setting_doubtful(what, fix);
     }
-    let is_confined = confine(config, &route)? != ConfinementStrength::None;
+    let is_confined = confine(config, &resolver)? != ConfinementStrength::None;
     log.write().map_err(|e| StartError::io(EX_OSERR, "log", &e).at("log"))?;
-    Ok(PreparedStart { keys, listeners, control, queue, is_confined, route, problems })
+    Ok(PreparedStart { keys, listeners, control, queue, is_confined, resolver, problems })
 }
 
 /// Runs all steps without serving, in the process that [`Rehearsal::run`] started. Returns the
@@ -158,7 +158,8 @@ pub fn prepare(
 /// # Errors
 /// The first step that failed.
 pub fn rehearse(config: &Config, log: PendingLog) -> Result<Vec<Problem>, StartError> {
-    let PreparedStart { route, mut problems, .. } = prepare(config, StartPurpose::Rehearse, log)?;
+    let PreparedStart { resolver, mut problems, .. } =
+        prepare(config, StartPurpose::Rehearse, log)?;
     let rehearsed = crate::deliver::rehearse(&config.delivery_config());
     if let Some(e) = rehearsed.map_err(|e| writer_error(&e))? {
         let shown = config.mail_dir.display();
@@ -180,7 +181,7 @@ pub fn rehearse(config: &Config, log: PendingLog) -> Result<Vec<Problem>, StartE
         }
     }
     // After the confinement, because the server reads aliases and users with no more access.
-    problems.extend(route.problems());
+    problems.extend(resolver.problems());
     Ok(problems)
 }
 
@@ -310,8 +311,8 @@ fn account_to_become(
 }
 
 /// Applies the confinement, and returns how strong it is.
-fn confine(config: &Config, route: &LocalRoute) -> Result<ConfinementStrength, StartError> {
-    let rules = config.confinement_rules(&route.included());
+fn confine(config: &Config, resolver: &LocalResolver) -> Result<ConfinementStrength, StartError> {
+    let rules = config.confinement_rules(&resolver.included());
     let strength = confinement::confine(&rules).map_err(|e| {
         StartError::new(EX_OSERR, &format!("cannot confine: {e}")).at("confinement")
     })?;

@@ -14,7 +14,7 @@ use std::process::{Command, Stdio};
 use super::{ServiceUnit, StartError};
 use crate::config::Config;
 use crate::observe::logging;
-use crate::route::Problem;
+use crate::resolver::Problem;
 use crate::sysexits::{EX_OSERR, EX_SOFTWARE};
 
 /// The result of a rehearsal.

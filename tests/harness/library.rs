@@ -17,7 +17,7 @@ use mailslot::message::{MailboxName, Message, UserMailbox};
 use mailslot::net::listen::{self, Accept, ListenAddress};
 use mailslot::net::stream::{Socket, Stream};
 use mailslot::observe::counters::Counters;
-use mailslot::route::{Member, Refusal, Resolution, Route};
+use mailslot::resolver::{AddressResolver, Member, Refusal, Resolution};
 use mailslot::server::{self, ServerHandle};
 use mailslot::session::{self, SessionContext, SessionEnd};
 use mailslot::smtp::{ForwardPath, Mailbox};
@@ -27,11 +27,11 @@ use super::client::Client;
 use super::directory::TestDirectory;
 use super::message::user_mailbox;
 
-/// Routes every local part at any domain to a mailbox of that name, except `nobody`, `moved`, and
-/// `panic`, which panics.
-struct TestRoute;
+/// Resolver of every local part at any domain to a mailbox of that name, except `nobody`, `moved`,
+/// and `panic`, which panics.
+struct TestResolver;
 
-impl Route for TestRoute {
+impl AddressResolver for TestResolver {
     fn resolve(&self, to: &ForwardPath) -> Result<Resolution, Refusal> {
         let (name, delivered_to) = match to {
             ForwardPath::Postmaster => ("postmaster", "postmaster@here".to_owned()),
@@ -131,13 +131,13 @@ impl MailStore {
     /// Creates a server that delivers here.
     pub fn server(&self, config: server::ServerConfig) -> server::Server {
         let (handle, counters) = (self.handle.clone(), Arc::clone(&self.counters));
-        server::Server::new(config, Arc::new(TestRoute), handle, counters).unwrap()
+        server::Server::new(config, Arc::new(TestResolver), handle, counters).unwrap()
     }
 
     /// Creates what sessions that deliver here share.
     pub fn sessions(&self, config: session::SessionConfig) -> SessionContext {
         let (handle, counters) = (self.handle.clone(), Arc::clone(&self.counters));
-        SessionContext::new(config, Arc::new(TestRoute), handle, counters)
+        SessionContext::new(config, Arc::new(TestResolver), handle, counters)
     }
 
     /// Runs a server on a free port of 127.0.0.1.

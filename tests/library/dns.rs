@@ -3,7 +3,7 @@
 use std::net::UdpSocket;
 use std::time::{Duration, Instant};
 
-use mailslot::net::dns::{DnsError, MailExchanger, Resolver};
+use mailslot::net::dns::{DnsError, DnsResolver, MailExchanger};
 use proptest::prelude::*;
 use simple_dns::{Name, PacketFlag, RCODE, TYPE};
 
@@ -15,7 +15,7 @@ fn look_up(server: &NameServer) -> (Result<Vec<MailExchanger>, DnsError>, usize)
     let directory = tempfile::tempdir().unwrap();
     let file = name_server::resolv_conf(directory.path(), &[server.address]);
     let before = server.queries();
-    let found = Resolver::new(file).mail_exchangers("d.example", Instant::now() + TIMEOUT);
+    let found = DnsResolver::new(file).mail_exchangers("d.example", Instant::now() + TIMEOUT);
     (found, server.queries() - before)
 }
 
@@ -57,7 +57,7 @@ fn records_are_found() {
     assert_eq!(look_up(&server), (Ok(expected), 1));
     let directory = tempfile::tempdir().unwrap();
     let file = name_server::resolv_conf(directory.path(), &[server.address]);
-    let resolver = Resolver::new(file);
+    let resolver = DnsResolver::new(file);
     for (host, count) in [
         ("alias.example", Ok(1)),
         ("part.example", Ok(2)),
@@ -127,7 +127,7 @@ fn next_server_is_asked() {
     let ask = |servers: &[&NameServer]| {
         let servers: Vec<_> = servers.iter().map(|server| server.address).collect();
         let file = name_server::resolv_conf(directory.path(), &servers);
-        Resolver::new(file).mail_exchangers("d.example", Instant::now() + TIMEOUT)
+        DnsResolver::new(file).mail_exchangers("d.example", Instant::now() + TIMEOUT)
     };
     assert_eq!(ask(&[&failing, &silent, &server]), Ok(vec![exchanger(10, "mx.example")]));
     let Err(DnsError::Temporary(error)) = ask(&[&silent, &failing]) else { panic!("an answer") };
@@ -199,7 +199,7 @@ fn deadline_ends_the_lookup() {
     let directory = tempfile::tempdir().unwrap();
     let file = name_server::resolv_conf(directory.path(), &[server.address; 3]);
     let deadline = Instant::now() + Duration::from_millis(50);
-    let found = Resolver::new(file).mail_exchangers("d.example", deadline);
+    let found = DnsResolver::new(file).mail_exchangers("d.example", deadline);
     assert!(matches!(found, Err(DnsError::Temporary(_))), "{found:?}");
     assert_eq!(server.queries(), 1);
 }

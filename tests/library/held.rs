@@ -12,23 +12,23 @@ use mailslot::message::peer::Peer;
 use mailslot::message::{MailboxName, UserMailbox};
 use mailslot::relay::queue::list::{self, ListFormat, ListView};
 use mailslot::relay::queue::{self, QueueConfig, QueueHandle};
-use mailslot::route::{Refusal, Resolution, Route};
+use mailslot::resolver::{AddressResolver, Refusal, Resolution};
 use mailslot::session::{RelayPolicy, SessionConfig, SessionContext};
 use mailslot::smtp::{ForwardPath, Mailbox};
 
 use crate::harness::library::{MailStore, remote_peer, run_session};
 use crate::harness::{TIMEOUT, wait_until};
 
-/// Routes each local part to a mailbox of that name, and `a+b` to two. The test says which local
-/// parts cannot be looked up now, have an alias with an error, or do not exist.
+/// Resolver of each local part to a mailbox of that name, and of `a+b` to two. The test says which
+/// local parts cannot be looked up now, have an alias with an error, or do not exist.
 #[derive(Default)]
-pub struct TroubledRoute {
+pub struct TroubledResolver {
     failing: Mutex<BTreeSet<String>>,
     misconfigured: Mutex<BTreeSet<String>>,
     unknown: Mutex<BTreeSet<String>>,
 }
 
-impl Route for TroubledRoute {
+impl AddressResolver for TroubledResolver {
     fn resolve(&self, to: &ForwardPath) -> Result<Resolution, Refusal> {
         let local = match to {
             ForwardPath::Postmaster => "postmaster",
@@ -59,7 +59,7 @@ impl Route for TroubledRoute {
 /// A host whose queue runs when a test asks for it.
 pub struct Host {
     pub store: MailStore,
-    route: Arc<TroubledRoute>,
+    resolver: Arc<TroubledResolver>,
     config: QueueConfig,
 }
 
@@ -80,7 +80,7 @@ impl Host {
             ..QueueConfig::default()
         };
         queue::create_directory(&config.spool).unwrap();
-        Host { store, route: Arc::default(), config }
+        Host { store, resolver: Arc::default(), config }
     }
 
     fn sessions(&self, hold: bool) -> SessionContext {
@@ -88,7 +88,7 @@ impl Host {
         let relay = None::<RelayPolicy>;
         let config = SessionConfig { hold, relay, ..self.store.session_settings() };
         let (writer, counters) = (self.store.handle.clone(), self.store.counters.clone());
-        SessionContext::new(config, self.route.clone(), writer, counters)
+        SessionContext::new(config, self.resolver.clone(), writer, counters)
     }
 
     /// Sends a message from a client at `peer`. Returns the codes of all replies.
@@ -113,7 +113,7 @@ impl Host {
 
     pub fn flush(&self) -> usize {
         let (writer, counters) = (self.store.handle.clone(), self.store.counters.clone());
-        queue::flush(self.config.clone(), self.route.clone(), writer, counters, &[], |_| {})
+        queue::flush(self.config.clone(), self.resolver.clone(), writer, counters, &[], |_| {})
             .unwrap()
     }
 
@@ -224,7 +224,7 @@ fn clients_elsewhere_and_hold_off_are_deferred() {
         let codes = host.send_from(peer, "<a@b.example>", &["smith@here.example"], hold);
         assert_eq!(codes, format!("220 250 250 250 354 {last} 221"), "{peer} {hold}");
     }
-    host.route.failing.lock().unwrap().insert("jones".to_owned());
+    host.resolver.failing.lock().unwrap().insert("jones".to_owned());
     let codes = host.send_from(remote_peer(7), "<a@b.example>", &["jones@here.example"], true);
     assert!(codes.starts_with("220 250 250 451 "), "{codes}");
     assert_eq!(host.list().matches("    to ").count(), 2);
@@ -233,8 +233,8 @@ fn clients_elsewhere_and_hold_off_are_deferred() {
 #[test]
 fn an_address_that_cannot_be_looked_up_waits_as_it_was_given() {
     let host = Host::new();
-    host.route.failing.lock().unwrap().insert("smith".to_owned());
-    host.route.misconfigured.lock().unwrap().insert("postmaster".to_owned());
+    host.resolver.failing.lock().unwrap().insert("smith".to_owned());
+    host.resolver.misconfigured.lock().unwrap().insert("postmaster".to_owned());
     host.submit(&["smith@here.example", "jones@here.example", "Postmaster"]);
     assert_eq!(host.counts(["smith", "jones", "postmaster"]), [0, 1, 0]);
     let listed = host.list();
@@ -242,10 +242,10 @@ fn an_address_that_cannot_be_looked_up_waits_as_it_was_given() {
     assert!(listed.contains("    last 451 4.3.0 RCPT: "), "{listed}");
     assert_eq!(host.flush(), 1);
     assert!(host.list().contains("    last 451 4.3.5 error in the aliases (a loop)\n"));
-    host.route.misconfigured.lock().unwrap().clear();
+    host.resolver.misconfigured.lock().unwrap().clear();
     assert_eq!(host.flush(), 1);
     assert_eq!(host.counts(["smith", "jones", "postmaster"]), [0, 1, 1]);
-    host.route.failing.lock().unwrap().clear();
+    host.resolver.failing.lock().unwrap().clear();
     assert_eq!(host.flush(), 0);
     assert_eq!(host.counts(["smith", "jones", "postmaster"]), [1, 1, 1]);
     assert_eq!(host.files(), [""; 0]);
@@ -272,10 +272,10 @@ fn a_full_or_unusable_mailbox_is_waited_for() {
 fn no_mailbox_gets_a_message_twice_by_two_addresses() {
     let host = Host::new();
     // The list has jones, who is a recipient too; its lookup fails at first.
-    host.route.failing.lock().unwrap().insert("jones+smith".to_owned());
+    host.resolver.failing.lock().unwrap().insert("jones+smith".to_owned());
     host.submit(&["jones@here.example", "jones+smith@here.example"]);
     assert_eq!(host.counts(["smith", "jones"]), [0, 1]);
-    host.route.failing.lock().unwrap().clear();
+    host.resolver.failing.lock().unwrap().clear();
     assert_eq!(host.flush(), 0);
     assert_eq!(host.counts(["smith", "jones"]), [1, 1]);
     // Both wait for the same mailbox, and a third is delivered in between.
@@ -283,11 +283,11 @@ fn no_mailbox_gets_a_message_twice_by_two_addresses() {
     host.submit(&["brown@here.example", "brown+smith@here.example", "smith@here.example"]);
     assert_eq!(host.flush(), 1);
     assert_eq!(host.counts(["brown", "smith"]), [0, 1], "smith shares a copy with brown");
-    host.route.failing.lock().unwrap().insert("brown+smith".to_owned());
+    host.resolver.failing.lock().unwrap().insert("brown+smith".to_owned());
     drop(lock);
     assert_eq!(host.flush(), 1);
     assert_eq!(host.counts(["brown", "smith"]), [1, 2]);
-    host.route.failing.lock().unwrap().clear();
+    host.resolver.failing.lock().unwrap().clear();
     assert_eq!(host.flush(), 0);
     assert_eq!(host.counts(["brown", "smith"]), [1, 2]);
     assert_eq!(host.files(), [""; 0]);
@@ -336,7 +336,7 @@ fn a_receipt_that_is_cut_short_is_waited_for() {
 #[test]
 fn delay_and_failure_are_reported_to_the_sender() {
     let host = Host::new();
-    host.route.failing.lock().unwrap().insert("jones".to_owned());
+    host.resolver.failing.lock().unwrap().insert("jones".to_owned());
     host.submit(&["jones@here.example"]);
     host.age(5 * 3600);
     assert_eq!(host.flush(), 1);
@@ -351,8 +351,8 @@ fn delay_and_failure_are_reported_to_the_sender() {
     assert!(reports.contains("\nAction: failed\nStatus: 5.4.7\n"), "{reports}");
     // A user that was removed meanwhile is reported at the next attempt.
     host.submit(&["jones@here.example"]);
-    host.route.failing.lock().unwrap().clear();
-    host.route.unknown.lock().unwrap().insert("jones".to_owned());
+    host.resolver.failing.lock().unwrap().clear();
+    host.resolver.unknown.lock().unwrap().insert("jones".to_owned());
     assert_eq!(host.flush(), 0);
     assert_eq!(host.store.count("smith"), 3);
     let reports = host.store.mailbox("smith");
@@ -382,7 +382,7 @@ fn report_to_the_mailbox_that_is_locked_does_not_multiply() {
 #[test]
 fn failure_of_mail_without_a_sender_is_reported_to_postmaster() {
     let host = Host::new();
-    host.route.failing.lock().unwrap().insert("jones".to_owned());
+    host.resolver.failing.lock().unwrap().insert("jones".to_owned());
     host.send_from(Peer::Unix, "<>", &["jones@here.example"], true);
     host.age(6 * 24 * 3600);
     host.set_enough_tries();
@@ -410,9 +410,9 @@ fn success_is_reported_when_the_queue_delivers() {
 #[test]
 fn alias_that_leads_elsewhere_by_now_is_relayed() {
     let host = Host::new();
-    host.route.failing.lock().unwrap().insert("away".to_owned());
+    host.resolver.failing.lock().unwrap().insert("away".to_owned());
     host.submit(&["away@here.example"]);
-    host.route.failing.lock().unwrap().clear();
+    host.resolver.failing.lock().unwrap().clear();
     assert_eq!(host.flush(), 1);
     let listed = host.list();
     assert!(listed.contains("    to <new@far.example>\n"), "{listed}");
@@ -470,7 +470,7 @@ fn running_queue_delivers_without_a_smarthost() {
     let host = Host::new();
     let (writer, counters) = (host.store.handle.clone(), host.store.counters.clone());
     let (queue, thread) =
-        queue::start(host.config.clone(), host.route.clone(), writer, counters).unwrap();
+        queue::start(host.config.clone(), host.resolver.clone(), writer, counters).unwrap();
     let lock = host.lock("smith");
     host.submit(&["smith@here.example", "jones@here.example"]);
     let id = host.entry().file_name().unwrap().to_str().unwrap().to_owned();

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use mailslot::deliver::{Outcome, mbox};
 use mailslot::message::{Content, MailboxName, Message, UserMailbox};
 use mailslot::relay::queue::{self, QueueConfig, QueueHandle, QueueThreads, Smarthost, list};
-use mailslot::route::{Member, Refusal, Resolution, Route};
+use mailslot::resolver::{AddressResolver, Member, Refusal, Resolution};
 use mailslot::smtp::command::Command;
 use mailslot::smtp::dsn::{DsnNotify, DsnReturn, OriginalRecipient};
 use mailslot::smtp::{Envelope, EtrnNode, ForwardPath, Mailbox, Recipient, ReversePath};
@@ -20,13 +20,13 @@ use crate::harness::outbound::{self, client_config};
 use crate::harness::scripted_server::{Action, ScriptedServer, reply, usual};
 use crate::harness::{TIMEOUT, wait_until};
 
-/// Routes here.example to mailboxes, except `nobody`, and all other domains to the queue.
-struct TestQueueRoute {
+/// Resolver of here.example to mailboxes, except `nobody`, and all other domains to the queue.
+struct TestQueueResolver {
     /// Address of postmaster, if it is on another host.
     postmaster: Option<&'static str>,
 }
 
-impl Route for TestQueueRoute {
+impl AddressResolver for TestQueueResolver {
     fn resolve(&self, to: &ForwardPath) -> Result<Resolution, Refusal> {
         let to = match (to, self.postmaster) {
             (ForwardPath::Mailbox(to), _) => to.clone(),
@@ -58,7 +58,7 @@ impl Route for TestQueueRoute {
 pub struct Host {
     pub store: MailStore,
     pub config: QueueConfig,
-    route: Arc<TestQueueRoute>,
+    resolver: Arc<TestQueueResolver>,
 }
 
 impl Host {
@@ -78,7 +78,7 @@ impl Host {
             ..QueueConfig::default()
         };
         queue::create_directory(&config.spool).unwrap();
-        Host { store, config, route: Arc::new(TestQueueRoute { postmaster: None }) }
+        Host { store, config, resolver: Arc::new(TestQueueResolver { postmaster: None }) }
     }
 
     /// Has the writer put an entry into the queue.
@@ -99,12 +99,13 @@ impl Host {
 
     pub fn flush(&self) -> usize {
         let (post, counters) = (self.store.handle.clone(), self.store.counters.clone());
-        queue::flush(self.config.clone(), self.route.clone(), post, counters, &[], |_| {}).unwrap()
+        queue::flush(self.config.clone(), self.resolver.clone(), post, counters, &[], |_| {})
+            .unwrap()
     }
 
     pub fn start(&self) -> (QueueHandle, QueueThreads) {
         let (post, counters) = (self.store.handle.clone(), self.store.counters.clone());
-        queue::start(self.config.clone(), self.route.clone(), post, counters).unwrap()
+        queue::start(self.config.clone(), self.resolver.clone(), post, counters).unwrap()
     }
 
     fn file(&self, name: &str) -> PathBuf {
@@ -404,7 +405,7 @@ fn reports_go_to_the_sender_never_about_a_report() {
 fn refused_report_to_a_remote_postmaster_is_dropped() {
     let server = code_by_name();
     let mut host = Host::new(&[&server]);
-    host.route = Arc::new(TestQueueRoute { postmaster: Some("r550@y.example") });
+    host.resolver = Arc::new(TestQueueResolver { postmaster: Some("r550@y.example") });
     host.put("m", &envelope("", &["r550@x.example"]));
     assert_eq!(host.flush(), 1);
     assert_eq!(host.flush(), 0);

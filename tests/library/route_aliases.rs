@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use mailslot::route::aliases::{AliasEntry, AliasItem, AliasTarget, Aliases, parse_include};
+use mailslot::resolver::aliases::{AliasEntry, AliasItem, AliasTarget, Aliases, parse_include};
 
 fn parse(text: impl AsRef<[u8]>) -> Aliases {
     Aliases::parse(Path::new("/etc/aliases"), text.as_ref().to_vec())

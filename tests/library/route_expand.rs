@@ -6,26 +6,26 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use mailslot::route::users::{FixedUsers, User, Users};
-use mailslot::route::{LocalRoute, Refusal, Route, RouteConfig};
+use mailslot::resolver::users::{FixedUsers, User, Users};
+use mailslot::resolver::{AddressResolver, LocalResolver, Refusal, ResolverConfig};
 use mailslot::smtp::{ForwardPath, Mailbox};
 
 /// Creates a host with these users and aliases. Also returns the number of lookups in its user
 /// database.
-fn host(users: &[String], aliases: &str) -> (LocalRoute, Arc<AtomicUsize>) {
+fn host(users: &[String], aliases: &str) -> (LocalResolver, Arc<AtomicUsize>) {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), aliases).unwrap();
-    let config = RouteConfig {
+    let config = ResolverConfig {
         domains: vec!["example.org".to_owned()],
         users: users.to_vec(),
         aliases: Some(file.path().to_owned()),
         delimiter: Some('+'),
         relays: Vec::new(),
-        ..RouteConfig::default()
+        ..ResolverConfig::default()
     };
     let lookups = Arc::new(AtomicUsize::new(0));
     let users = CountingUsers { users: FixedUsers::new(users), lookups: Arc::clone(&lookups) };
-    (LocalRoute::with_users(config, Box::new(users)), lookups)
+    (LocalResolver::with_users(config, Box::new(users)), lookups)
 }
 
 struct CountingUsers {
@@ -44,7 +44,7 @@ fn to(name: &str) -> ForwardPath {
     ForwardPath::Mailbox(Mailbox::parse(&format!("{name}@example.org")).unwrap())
 }
 
-fn boxes(local: &LocalRoute, name: &str) -> Result<BTreeSet<String>, Refusal> {
+fn boxes(local: &LocalResolver, name: &str) -> Result<BTreeSet<String>, Refusal> {
     let to = local.resolve(&to(name))?;
     let boxes: BTreeSet<String> = to.local.iter().map(|d| d.name.to_string()).collect();
     assert_eq!(boxes.len(), to.local.len(), "{name}: a mailbox twice");

@@ -8,8 +8,10 @@ use std::path::Path;
 use mailslot::deliver::disk::HostDisk;
 use mailslot::deliver::forward;
 use mailslot::message::Owner;
-use mailslot::route::users::{User, Users};
-use mailslot::route::{DomainPattern, ForwardFiles, LocalRoute, Route, RouteConfig};
+use mailslot::resolver::users::{User, Users};
+use mailslot::resolver::{
+    AddressResolver, DomainPattern, ForwardFiles, LocalResolver, ResolverConfig,
+};
 use mailslot::smtp::{ForwardPath, Mailbox};
 
 /// Users with owners, like those of the system.
@@ -36,9 +38,9 @@ impl ForwardFiles for TestForwardFiles {
 fn way(files: &[(&'static str, &str)], relays: bool, to: &str) -> (String, String) {
     let domains = vec!["here.example".to_owned()];
     let relays = if relays { vec![DomainPattern::Any] } else { Vec::new() };
-    let config = RouteConfig { domains, relays, ..RouteConfig::default() };
+    let config = ResolverConfig { domains, relays, ..ResolverConfig::default() };
     let local =
-        LocalRoute::with_users(config, Box::new(OwnedUsers(&["alice", "bob", "carol", "dave"])));
+        LocalResolver::with_users(config, Box::new(OwnedUsers(&["alice", "bob", "carol", "dave"])));
     let files = files.iter().map(|(user, text)| match text.strip_prefix("error: ") {
         Some(_) => (*user, Err("cannot be read")),
         None => (*user, Ok(text.to_string())),

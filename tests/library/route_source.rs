@@ -5,8 +5,8 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-use mailslot::route::alias_file::{FileTrust, INCLUDE_MAX, read};
-use mailslot::route::{LocalRoute, Problem, Refusal, Route, RouteConfig};
+use mailslot::resolver::alias_file::{FileTrust, INCLUDE_MAX, read};
+use mailslot::resolver::{AddressResolver, LocalResolver, Problem, Refusal, ResolverConfig};
 use mailslot::smtp::{ForwardPath, Mailbox};
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
@@ -18,22 +18,22 @@ fn write(path: &Path, text: impl AsRef<[u8]>, mode: u32) {
 }
 
 /// Creates a host with its aliases in `DIR/aliases`. `@DIR@` in them stands for the directory.
-fn host(aliases: &str) -> (LocalRoute, TempDir) {
+fn host(aliases: &str) -> (LocalResolver, TempDir) {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("aliases");
     write(&file, aliases.replace("@DIR@", dir.path().to_str().unwrap()), 0o644);
-    let config = RouteConfig {
+    let config = ResolverConfig {
         domains: vec!["example.org".to_owned()],
         users: ["alice", "bob", "carol"].map(str::to_owned).to_vec(),
         aliases: Some(file),
         delimiter: Some('+'),
         relays: Vec::new(),
-        ..RouteConfig::default()
+        ..ResolverConfig::default()
     };
-    (LocalRoute::new(config), dir)
+    (LocalResolver::new(config), dir)
 }
 
-fn rcpt(local: &LocalRoute, name: &str) -> Result<String, Refusal> {
+fn rcpt(local: &LocalResolver, name: &str) -> Result<String, Refusal> {
     let mailbox = Mailbox::parse(&format!("{name}@example.org")).unwrap();
     let to = local.resolve(&ForwardPath::Mailbox(mailbox))?;
     Ok(to.local.iter().map(|d| d.name.as_str()).collect::<Vec<_>>().join(" "))
@@ -270,11 +270,11 @@ fn each_problem_is_reported_once_with_a_fix() {
 
 #[test]
 fn problems_of_postmaster_and_users() {
-    let config = |users: &[&str], aliases: Option<PathBuf>| RouteConfig {
+    let config = |users: &[&str], aliases: Option<PathBuf>| ResolverConfig {
         domains: vec!["example.org".to_owned()],
         users: users.iter().map(|u| u.to_string()).collect(),
         aliases,
-        ..RouteConfig::default()
+        ..ResolverConfig::default()
     };
     let file = tempfile::NamedTempFile::new().unwrap();
     write(file.path(), "postmaster: me@example.com\n", 0o644);
@@ -289,9 +289,9 @@ fn problems_of_postmaster_and_users() {
             false,
         ),
         (config(&["bob"], Some("/nonexistent".into())), Some("/nonexistent cannot be"), true),
-        (RouteConfig { sandbox: true, ..config(&[], None) }, None, false),
+        (ResolverConfig { sandbox: true, ..config(&[], None) }, None, false),
     ] {
-        let problems = LocalRoute::new(config).problems();
+        let problems = LocalResolver::new(config).problems();
         match words {
             None => assert_eq!(problems, []),
             Some(words) => assert!(

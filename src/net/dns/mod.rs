@@ -32,7 +32,7 @@ use resolv_conf::NameServers;
 
 /// A resolver that uses the name servers of a `resolv.conf`.
 #[derive(Clone, Debug)]
-pub struct Resolver {
+pub struct DnsResolver {
     resolv_conf: PathBuf,
 }
 
@@ -64,11 +64,11 @@ impl fmt::Display for DnsError {
     }
 }
 
-impl Resolver {
+impl DnsResolver {
     /// Returns a resolver that reads the file `resolv_conf` for each lookup, so that it follows
     /// changes.
-    pub fn new(resolv_conf: impl Into<PathBuf>) -> Resolver {
-        Resolver { resolv_conf: resolv_conf.into() }
+    pub fn new(resolv_conf: impl Into<PathBuf>) -> DnsResolver {
+        DnsResolver { resolv_conf: resolv_conf.into() }
     }
 
     /// Returns the MX records of `domain`, which may be none.
@@ -92,7 +92,7 @@ impl Resolver {
     /// Returns the IPv4 addresses of `host`, which may be none.
     ///
     /// # Errors
-    /// The same as those of [`mail_exchangers`](Resolver::mail_exchangers).
+    /// The same as those of [`mail_exchangers`](DnsResolver::mail_exchangers).
     pub fn ipv4(&self, host: &str, deadline: Instant) -> Result<Vec<IpAddr>, DnsError> {
         self.lookup(host, TYPE::A, deadline, |data| match data {
             RData::A(a) => Some(Ipv4Addr::from_bits(a.address).into()),
@@ -103,7 +103,7 @@ impl Resolver {
     /// Returns the IPv6 addresses of `host`, which may be none.
     ///
     /// # Errors
-    /// The same as those of [`mail_exchangers`](Resolver::mail_exchangers).
+    /// The same as those of [`mail_exchangers`](DnsResolver::mail_exchangers).
     pub fn ipv6(&self, host: &str, deadline: Instant) -> Result<Vec<IpAddr>, DnsError> {
         self.lookup(host, TYPE::AAAA, deadline, |data| match data {
             RData::AAAA(a) => Some(Ipv6Addr::from_bits(a.address).into()),

@@ -63,7 +63,7 @@ use crate::observe::counters::Counters;
 use crate::observe::events;
 use crate::observe::vital_thread::VitalThread;
 use crate::relay::{SenderMap, client};
-use crate::route::{DomainPattern, Resolution, Route};
+use crate::resolver::{AddressResolver, DomainPattern, Resolution};
 use crate::smtp::EtrnNode;
 use crate::smtp::dsn::DsnNotify;
 use crate::smtp::{BodyType, Envelope, ForwardPath, Mailbox, Recipient, ReversePath};
@@ -245,7 +245,7 @@ impl EntryKind {
 /// The directory cannot be created or read, or a thread cannot be started.
 pub fn start(
     config: QueueConfig,
-    route: Arc<dyn Route>,
+    resolver: Arc<dyn AddressResolver>,
     writer: WriterHandle,
     counters: Arc<Counters>,
 ) -> io::Result<(QueueHandle, QueueThreads)> {
@@ -259,10 +259,10 @@ pub fn start(
         (EntryKind::Relayed, "queue", relayed_events, &handle.relayed),
         (EntryKind::Held, "held", held_events, &handle.held),
     ] {
-        let (config, route, stopped) = (config.clone(), route.clone(), stopped.clone());
+        let (config, resolver, stopped) = (config.clone(), resolver.clone(), stopped.clone());
         let (writer, counters, queue) = (writer.clone(), counters.clone(), handle.clone());
         let overflowed = sender.overflowed.clone();
-        let runner = QueueRunner::new(kind, config, route, writer, counters, queue)?;
+        let runner = QueueRunner::new(kind, config, resolver, writer, counters, queue)?;
         let runner = Arc::new(runner);
         threads.push(std::thread::Builder::new().name(name.into()).spawn(move || {
             let _vital = VitalThread::new(name);
@@ -279,7 +279,7 @@ pub fn start(
 /// The directory cannot be created or read.
 pub fn flush(
     config: QueueConfig,
-    route: Arc<dyn Route>,
+    resolver: Arc<dyn AddressResolver>,
     writer: WriterHandle,
     counters: Arc<Counters>,
     ids: &[String],
@@ -289,9 +289,9 @@ pub fn flush(
     let all = FlushSelection { ids: ids.to_vec(), submitter: None };
     // Held mail first, because it may become entries for other hosts.
     for kind in [EntryKind::Held, EntryKind::Relayed] {
-        let (config, route) = (config.clone(), route.clone());
+        let (config, resolver) = (config.clone(), resolver.clone());
         let (writer, counters, queue) = (writer.clone(), counters.clone(), QueueHandle::detached());
-        let runner = QueueRunner::new(kind, config, route, writer, counters, queue)?;
+        let runner = QueueRunner::new(kind, config, resolver, writer, counters, queue)?;
         let runner = Arc::new(runner);
         left += runner.flush(&all, &mut report, || false);
     }

@@ -17,7 +17,7 @@ use super::{QueueConfig, Smarthost};
 use crate::observe::events;
 use crate::relay::client::{self, ClientConfig, Connection, ServerAddress};
 use crate::relay::mail_hosts::{self, DnsLookup, HostLookup, MailHost};
-use crate::route::DomainPattern;
+use crate::resolver::DomainPattern;
 use crate::smtp::sender::{OutcomeReason, RecipientOutcome};
 use crate::smtp::{AddressLiteral, Domain, ForwardPath};
 

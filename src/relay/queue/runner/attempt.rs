@@ -285,7 +285,7 @@ impl QueueRunner {
 
     /// Returns the address that `senders` has for `sender`, if that is an address of this host.
     fn mapped(&self, senders: &SenderMap, sender: &Mailbox) -> Option<Mailbox> {
-        let mapped = senders.find(sender).filter(|_| self.route.is_local_address(sender));
+        let mapped = senders.find(sender).filter(|_| self.resolver.is_local_address(sender));
         mapped.cloned()
     }
 

@@ -12,7 +12,7 @@ use crate::deliver::{DeferReason, Outcome, mbox};
 use crate::message::{Content, Destination, Message, UserMailbox};
 use crate::observe::events;
 use crate::relay::queue::{destinations, forwarded_destinations, held};
-use crate::route::Resolution;
+use crate::resolver::Resolution;
 use crate::smtp::sender::{OutcomeReason, RecipientOutcome};
 use crate::smtp::{Mailbox, Recipient};
 
@@ -111,7 +111,7 @@ impl QueueRunner {
         let (mut copies, mut outcomes) = (Vec::<CommonCopy>::new(), Vec::new());
         for n in pending {
             let Some(recipient) = locked.entry.envelope.to.get(*n) else { continue };
-            let mut new = match self.route.resolve(&recipient.path) {
+            let mut new = match self.resolver.resolve(&recipient.path) {
                 Ok(resolution) => new_copy(locked, *n, recipient, resolution),
                 Err(refusal) => {
                     let reason = OutcomeReason::local(refusal.status(), &refusal.to_string());

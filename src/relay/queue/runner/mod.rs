@@ -64,7 +64,7 @@ use crate::observe::counters::Counters;
 use crate::observe::events;
 use crate::observe::vital_thread::VitalThread;
 use crate::relay::client::Connection;
-use crate::route::Route;
+use crate::resolver::AddressResolver;
 use crate::smtp::EtrnNode;
 use crate::smtp::{ForwardPath, Recipient};
 use locked_entry::{LockedEntry, Unavailable};
@@ -76,7 +76,7 @@ pub struct QueueRunner {
     kind: EntryKind,
     config: QueueConfig,
     directory: PathBuf,
-    route: Arc<dyn Route>,
+    resolver: Arc<dyn AddressResolver>,
     writer: WriterHandle,
     counters: Arc<Counters>,
     queue: QueueHandle,
@@ -116,7 +116,7 @@ impl QueueRunner {
     pub fn new(
         kind: EntryKind,
         config: QueueConfig,
-        route: Arc<dyn Route>,
+        resolver: Arc<dyn AddressResolver>,
         writer: WriterHandle,
         counters: Arc<Counters>,
         queue: QueueHandle,
@@ -125,7 +125,7 @@ impl QueueRunner {
             kind,
             directory: create_directory(&config.spool)?,
             config,
-            route,
+            resolver,
             writer,
             counters,
             queue,

@@ -10,7 +10,7 @@ use crate::message::{Content, Message};
 use crate::observe::events;
 use crate::relay::dsn_message::{self, DsnAction, DsnMessage, RecipientStatus, ReturnedContent};
 use crate::relay::queue::report_destinations;
-use crate::route::{Refusal, Resolution, Route};
+use crate::resolver::{AddressResolver, Refusal, Resolution};
 use crate::smtp::dsn::{DsnNotify, DsnReturn};
 use crate::smtp::sender::OutcomeReason;
 use crate::smtp::{ForwardPath, Recipient, ReversePath};
@@ -32,12 +32,12 @@ impl ReportRecipient {
     /// # Errors
     /// The lookup failed now, or mail for postmaster is refused.
     pub fn find(
-        route: &dyn Route,
+        resolver: &dyn AddressResolver,
         hostname: &str,
         from: &ReversePath,
     ) -> Result<ReportRecipient, String> {
         if let ReversePath::Mailbox(sender) = from {
-            match route.resolve(&ForwardPath::Mailbox(sender.clone())) {
+            match resolver.resolve(&ForwardPath::Mailbox(sender.clone())) {
                 Ok(resolution) => {
                     let address = format!("<{sender}>");
                     return Ok(ReportRecipient { address, resolution, notify: None });
@@ -49,7 +49,7 @@ impl ReportRecipient {
             }
         }
         let resolution =
-            route.resolve(&ForwardPath::Postmaster).map_err(|refusal| refusal.to_string())?;
+            resolver.resolve(&ForwardPath::Postmaster).map_err(|refusal| refusal.to_string())?;
         let address = format!("<postmaster@{hostname}>");
         // NOTIFY=NEVER, because two hosts that refuse each other's reports to postmaster would
         // otherwise report to each other forever.
@@ -88,7 +88,8 @@ impl QueueRunner {
         if statuses.is_empty() || is_null && !matches!(action, DsnAction::Failed) {
             return true;
         }
-        let to = match ReportRecipient::find(&*self.route, &self.config.hostname, &envelope.from) {
+        let to = match ReportRecipient::find(&*self.resolver, &self.config.hostname, &envelope.from)
+        {
             Ok(to) => to,
             Err(error) => {
                 events::dsn_deferred(&locked.id, &envelope.from, error);

@@ -1,4 +1,5 @@
-//! From a name to destinations: one lookup ([`LocalRoute::look_up`]), and the expansion of aliases.
+//! Expansion of a name to destinations: one lookup ([`LocalResolver::look_up`]), and the aliases
+//! that it leads to.
 //!
 //! The targets of an alias form a tree. [`Expansion`] walks it depth first, in the order of the
 //! file:
@@ -24,7 +25,7 @@ use std::path::{Path, PathBuf};
 use super::alias_file::{self, FileTrust};
 use super::aliases::{AliasItem, AliasPlace, AliasTarget, Aliases, parse_include};
 use super::users::User;
-use super::{LocalRoute, Member, Refusal, Resolution};
+use super::{LocalResolver, Member, Refusal, Resolution};
 use crate::message::{MailboxName, UserMailbox};
 use crate::smtp::{Domain, Mailbox};
 
@@ -46,7 +47,7 @@ pub(super) struct AliasError {
     pub fix: String,
 }
 
-impl LocalRoute {
+impl LocalResolver {
     /// True if mail for `domain` is delivered here. Of address literals only those of the loopback
     /// are local, because a host with many addresses does not know them all.
     pub(super) fn is_local(&self, domain: &Domain) -> bool {
@@ -153,7 +154,7 @@ impl LocalRoute {
 
 /// An expansion under way, and its results so far.
 pub(super) struct Expansion<'a> {
-    pub(super) route: &'a LocalRoute,
+    pub(super) resolver: &'a LocalResolver,
     pub(super) aliases: &'a Aliases,
     pub(super) mode: ExpansionMode,
     /// Local destinations, each once.
@@ -217,9 +218,13 @@ impl ExpansionStep {
 }
 
 impl<'a> Expansion<'a> {
-    pub fn new(route: &'a LocalRoute, aliases: &'a Aliases, mode: ExpansionMode) -> Expansion<'a> {
+    pub fn new(
+        resolver: &'a LocalResolver,
+        aliases: &'a Aliases,
+        mode: ExpansionMode,
+    ) -> Expansion<'a> {
         Expansion {
-            route,
+            resolver,
             aliases,
             mode,
             destinations: Vec::new(),
@@ -259,7 +264,7 @@ impl<'a> Expansion<'a> {
                 return Err(Refusal::Misconfigured("a list without members".to_owned()));
             }
             (_, []) => {}
-            _ if remote.iter().all(|mailbox| self.route.is_relayed(mailbox)) => {}
+            _ if remote.iter().all(|mailbox| self.resolver.is_relayed(mailbox)) => {}
             (true, [only]) => return Err(Refusal::Forward(only.clone())),
             _ => return Err(Refusal::NotLocal),
         }
@@ -268,20 +273,20 @@ impl<'a> Expansion<'a> {
 
     /// Adds the destinations of `name`. `from` is its place if it is the target of an alias.
     fn add_name(&mut self, name: &str, host: &str, from: Option<SourceLine<'_>>) {
-        let (route, aliases) = (self.route, self.aliases);
-        let mut lookup = route.look_up(Some(aliases), name, host);
+        let (resolver, aliases) = (self.resolver, self.aliases);
+        let mut lookup = resolver.look_up(Some(aliases), name, host);
         // In `alice: alice, bob` the target alice is the user, not the alias again. The same holds
         // if the target is in an include file of that alias.
         let current = self.path.iter().rev().find_map(ExpansionStep::alias);
         if let (Ok(Lookup::Alias(place)), Some(current)) = (&lookup, current)
             && *place == current
         {
-            lookup = route.look_up(None, name, host);
+            lookup = resolver.look_up(None, name, host);
         }
         match lookup {
             Ok(Lookup::Alias(place)) => self.expand_alias(place),
             Ok(Lookup::User(destination, member)) => self.add_user(destination, member),
-            Ok(Lookup::Unknown) => self.add_unknown(name, route.users.refusal(), from),
+            Ok(Lookup::Unknown) => self.add_unknown(name, resolver.users.refusal(), from),
             Err(refusal) => self.add_unknown(name, refusal, from),
         }
     }
@@ -336,7 +341,7 @@ impl<'a> Expansion<'a> {
         if self.mode == ExpansionMode::Members && !self.path.is_empty() {
             let list = match &entry.mailbox {
                 Some(mailbox) => Ok(mailbox.clone()),
-                None => self.route.at_primary_domain(&entry.name),
+                None => self.resolver.at_primary_domain(&entry.name),
             };
             if let Ok(mailbox) = list {
                 self.members.push(Member { full_name: String::new(), mailbox });
@@ -401,16 +406,16 @@ impl<'a> Expansion<'a> {
             let what = format!("leads to more than {ADDRESSES_MAX} addresses");
             return self.limit_error(&what, "use a program made for lists of that size");
         }
-        let route = self.route;
+        let resolver = self.resolver;
         match &item.target {
-            AliasTarget::Name(name) => self.add_name(name, &route.primary, Some(from)),
-            AliasTarget::User(name) => match route.look_up(None, name, &route.primary) {
+            AliasTarget::Name(name) => self.add_name(name, &resolver.primary, Some(from)),
+            AliasTarget::User(name) => match resolver.look_up(None, name, &resolver.primary) {
                 Ok(Lookup::User(destination, member)) => self.add_mailbox(destination, member),
                 Ok(_) => self.add_unknown(name, Refusal::Unknown, Some(from)),
                 Err(refusal) => self.add_unknown(name, refusal, Some(from)),
             },
-            AliasTarget::Mailbox(mailbox) if route.is_local(mailbox.domain()) => {
-                self.add_name(mailbox.local(), &route.lookup_host(mailbox.domain()), Some(from));
+            AliasTarget::Mailbox(mailbox) if resolver.is_local(mailbox.domain()) => {
+                self.add_name(mailbox.local(), &resolver.lookup_host(mailbox.domain()), Some(from));
             }
             AliasTarget::Mailbox(mailbox) => {
                 self.explain_line(|| format!("{mailbox}: on another host"));

@@ -1,22 +1,24 @@
-//! Routing as a session uses it: RCPT, VRFY and EXPN with users, domains and aliases.
+//! Resolution of addresses for a session: RCPT, VRFY and EXPN with users, domains and aliases.
 
 use mailslot::message::Owner;
-use mailslot::route::users::{User, Users};
-use mailslot::route::{DomainPattern, LocalRoute, Member, Refusal, Resolution, Route, RouteConfig};
+use mailslot::resolver::users::{User, Users};
+use mailslot::resolver::{
+    AddressResolver, DomainPattern, LocalResolver, Member, Refusal, Resolution, ResolverConfig,
+};
 use mailslot::smtp::{ForwardPath, Mailbox};
 use tempfile::TempDir;
 
 /// A host for example.org and example.net, with users and aliases.
 struct Host {
-    local: LocalRoute,
+    local: LocalResolver,
     _dir: TempDir,
 }
 
-fn config(users: &[&str], aliases: &str) -> (RouteConfig, TempDir) {
+fn config(users: &[&str], aliases: &str) -> (ResolverConfig, TempDir) {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("aliases");
     std::fs::write(&file, aliases).unwrap();
-    let config = RouteConfig {
+    let config = ResolverConfig {
         domains: vec!["Example.org".to_owned(), "example.net".to_owned()],
         hostname: "mx.example.org".to_owned(),
         users: users.iter().map(|user| user.to_string()).collect(),
@@ -30,14 +32,17 @@ fn config(users: &[&str], aliases: &str) -> (RouteConfig, TempDir) {
 
 fn host(users: &[&str], aliases: &str) -> Host {
     let (config, dir) = config(users, aliases);
-    Host { local: LocalRoute::new(config), _dir: dir }
+    Host { local: LocalResolver::new(config), _dir: dir }
 }
 
 /// Creates a sandbox host for these domains, or for every domain.
 fn sandbox(users: &[&str], domains: &[&str]) -> Host {
     let (config, dir) = config(users, "");
     let domains = domains.iter().map(|domain| domain.to_string()).collect();
-    Host { local: LocalRoute::new(RouteConfig { sandbox: true, domains, ..config }), _dir: dir }
+    Host {
+        local: LocalResolver::new(ResolverConfig { sandbox: true, domains, ..config }),
+        _dir: dir,
+    }
 }
 
 impl Host {
@@ -148,7 +153,7 @@ fn tags_and_letter_case() {
         assert_eq!(host.delivered_to(to), want);
     }
     let (config, _dir) = config(&["bob"], "");
-    let local = LocalRoute::new(RouteConfig { delimiter: None, ..config });
+    let local = LocalResolver::new(ResolverConfig { delimiter: None, ..config });
     assert_eq!(local.resolve(&path("bob+x@example.org")), Err(Refusal::Unknown));
 }
 
@@ -449,7 +454,7 @@ impl Users for NamedUsers {
 fn host_of_named_users(works: bool, aliases: &str) -> Host {
     let (config, dir) = config(&[], aliases);
     let users = Box::new(NamedUsers { works });
-    Host { local: LocalRoute::with_users(config, users), _dir: dir }
+    Host { local: LocalResolver::with_users(config, users), _dir: dir }
 }
 
 /// A user that cannot be looked up now is never reported as unknown.
@@ -474,7 +479,7 @@ fn failing_user_database_defers() {
 fn unreadable_aliases_defer() {
     let (config, dir) = config(&["bob"], "");
     let missing = Some(dir.path().join("missing"));
-    let local = LocalRoute::new(RouteConfig { aliases: missing, ..config });
+    let local = LocalResolver::new(ResolverConfig { aliases: missing, ..config });
     assert!(matches!(local.resolve(&path("bob@example.org")), Err(Refusal::LookupFailed(_))));
     assert_eq!(local.resolve(&path("bob@example.com")), Err(Refusal::NotLocal));
     assert!(matches!(local.vrfy("bob"), Err(Refusal::LookupFailed(_))));
@@ -563,8 +568,9 @@ fn expn() {
 /// The users of the system, on a host like most.
 #[test]
 fn users_of_the_system() {
-    let config = RouteConfig { domains: vec!["example.org".to_owned()], ..RouteConfig::default() };
-    let local = LocalRoute::new(config);
+    let config =
+        ResolverConfig { domains: vec!["example.org".to_owned()], ..ResolverConfig::default() };
+    let local = LocalResolver::new(config);
     let root = local.resolve(&path("root@example.org")).unwrap().local;
     assert_eq!(root[0].owner.map(|o| o.uid), Some(0));
     assert_eq!(*root[0].delivered_to, *"root@example.org");
@@ -578,7 +584,8 @@ fn relaying_host_forwards_aliases() {
                    list: fred@elsewhere.example, alice\nowner-list: alice\n\
                    inside: alice\nowner-inside: alice\n";
     let (config, _dir) = config(&["alice"], aliases);
-    let relaying = LocalRoute::new(RouteConfig { relays: vec![DomainPattern::Any], ..config });
+    let relaying =
+        LocalResolver::new(ResolverConfig { relays: vec![DomainPattern::Any], ..config });
     let ways = |to: &str| {
         let way = relaying.resolve(&path(to)).unwrap();
         let local: Vec<String> = way.local.iter().map(|to| to.name.to_string()).collect();

@@ -1,5 +1,5 @@
-//! Routing: which domains and users are local, and where an address leads. RCPT, VRFY, EXPN and
-//! `mailslot explain` all use the resolver in this module.
+//! Resolution of addresses: the domains and users that are local, and the destinations of an
+//! address. RCPT, VRFY, EXPN and `mailslot explain` all use the [`LocalResolver`].
 //!
 //! | file | contains |
 //! | --- | --- |
@@ -23,7 +23,7 @@
 //!   alias with a single target, on another host, is answered 551 with the new address. An alias
 //!   with targets on this host and on others, or with several on others, is answered 550 while
 //!   nothing is relayed, because a sender that followed a 551 would reach only one of them. Where
-//!   mail can be relayed ([`RouteConfig::relays`]) all of these aliases are accepted from every
+//!   mail can be relayed ([`ResolverConfig::relays`]) all of these aliases are accepted from every
 //!   client. An address that is itself on another host is only for clients that may relay
 //!   ([`Resolution::is_relay`]); the session decides which ones those are.
 //! - **No bounce by accident.** A name is answered 550 only if it is certainly unknown. A lookup
@@ -130,7 +130,7 @@ pub struct Resolution {
     /// in place of the sender (RFC 5321 3.9.2).
     pub owner: Option<Mailbox>,
     /// Reply because of which mail for the address waits in the queue, where it is resolved again;
-    /// the other fields are empty then. A [`Route`] returns None.
+    /// the other fields are empty then. An [`AddressResolver`] returns None.
     pub held: Option<String>,
 }
 
@@ -141,9 +141,9 @@ impl Resolution {
     }
 }
 
-/// The rules by which a server delivers. [`LocalRoute`] is the host's own; a program that embeds
+/// The rules by which a server delivers. [`LocalResolver`] is the host's own; a program that embeds
 /// the server may bring another.
-pub trait Route: Send + Sync {
+pub trait AddressResolver: Send + Sync {
     /// Resolves `to` to one or more destinations.
     ///
     /// # Errors
@@ -180,10 +180,10 @@ pub trait Route: Send + Sync {
     fn reload(&self) {}
 }
 
-/// Configuration of a [`LocalRoute`]. The default has no domains, no aliases, and the users of the
-/// system.
+/// Configuration of a [`LocalResolver`]. The default has no domains, no aliases, and the users of
+/// the system.
 #[derive(Clone, Debug, Default)]
-pub struct RouteConfig {
+pub struct ResolverConfig {
     /// Local domains. The first is the primary one, which completes names in VRFY and in
     /// Delivered-To.
     pub domains: Vec<String>,
@@ -203,9 +203,9 @@ pub struct RouteConfig {
     pub relays: Vec<DomainPattern>,
 }
 
-/// The host's own routing: its domains, users and aliases.
-pub struct LocalRoute {
-    config: RouteConfig,
+/// Resolver of this host's addresses, by its domains, users and aliases.
+pub struct LocalResolver {
+    config: ResolverConfig,
     /// In ASCII and lower case, because U-labels and A-labels name the same domain (RFC 5890).
     domains: HashSet<String>,
     primary: String,
@@ -214,25 +214,25 @@ pub struct LocalRoute {
     forward_files: OnceLock<Box<dyn ForwardFiles>>,
 }
 
-impl LocalRoute {
-    /// Creates the routing that `config` describes. Aliases that cannot be read are logged and
+impl LocalResolver {
+    /// Creates the resolver that `config` describes. Aliases that cannot be read are logged and
     /// tried again later; until then every local address is refused with
     /// [`Refusal::LookupFailed`].
-    pub fn new(config: RouteConfig) -> LocalRoute {
+    pub fn new(config: ResolverConfig) -> LocalResolver {
         let users: Box<dyn Users> = match (config.users.as_slice(), config.sandbox) {
             ([], true) => Box::new(AnyUser),
             ([], false) => Box::new(CachedUsers::new(Passwd)),
             (names, _) => Box::new(FixedUsers::new(names)),
         };
-        LocalRoute::with_users(config, users)
+        LocalResolver::with_users(config, users)
     }
 
-    /// Creates the routing that `config` describes, with another directory of users.
-    pub fn with_users(config: RouteConfig, users: Box<dyn Users>) -> LocalRoute {
+    /// Creates the resolver that `config` describes, with another directory of users.
+    pub fn with_users(config: ResolverConfig, users: Box<dyn Users>) -> LocalResolver {
         let names = config.domains.iter().chain([&config.hostname]);
         let is_name = |name: &&String| matches!(Domain::parse(name), Ok(Domain::Name(_)));
         let primary = names.into_iter().find(is_name);
-        LocalRoute {
+        LocalResolver {
             domains: config.domains.iter().map(|name| in_ascii(name)).collect(),
             primary: primary.map_or_else(|| "localhost".to_owned(), |name| in_ascii(name)),
             aliases: alias_file::AliasFile::new(config.aliases.clone()),
@@ -331,7 +331,7 @@ impl LocalRoute {
     }
 }
 
-impl Route for LocalRoute {
+impl AddressResolver for LocalResolver {
     fn resolve(&self, to: &ForwardPath) -> Result<Resolution, Refusal> {
         let mailbox = match to {
             ForwardPath::Postmaster => {

@@ -1,6 +1,6 @@
-//! Routing for people: how an address is delivered (`mailslot explain`), and the errors in aliases
-//! and users (`mailslot check`). Both use the expansion that mail uses, so that they print what
-//! happens to mail.
+//! Explanations of resolutions: how an address is delivered (`mailslot explain`), and the errors in
+//! aliases and users (`mailslot check`). Both use the expansion that mail uses, so that they print
+//! what happens to mail.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
@@ -9,7 +9,7 @@ use super::alias_file::ReadError;
 use super::aliases::{AliasEntry, AliasItem, AliasPlace, AliasTarget, Aliases};
 use super::expand::{Expansion, ExpansionMode, POSTMASTER};
 use super::users::User;
-use super::{LocalRoute, Refusal, Resolution, alias_file};
+use super::{LocalResolver, Refusal, Resolution, alias_file};
 use crate::message::MailboxName;
 
 /// A problem that an administrator should fix, and how.
@@ -40,7 +40,7 @@ pub struct Explanation {
     pub refusal: Option<Refusal>,
 }
 
-impl LocalRoute {
+impl LocalResolver {
     /// Describes how `address` is delivered.
     pub fn explain(&self, address: &str) -> Explanation {
         let mut text = format!("{}\n", address.escape_debug());

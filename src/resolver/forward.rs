@@ -59,7 +59,7 @@ impl Expansion<'_> {
     pub(super) fn follow_forward_file(&mut self, to: &UserMailbox) -> bool {
         let user = to.name.as_str();
         // Users that are not the system's have no home directory.
-        let (Some(files), true) = (self.route.forward_files.get(), to.owner.is_some()) else {
+        let (Some(files), true) = (self.resolver.forward_files.get(), to.owner.is_some()) else {
             return false;
         };
         if self.forwarded_users.contains(user) {
@@ -102,7 +102,7 @@ impl Expansion<'_> {
         }
         // A separate expansion, because an error in the user's file must not make that of the
         // alias fail.
-        let mut nested = Expansion::new(self.route, self.aliases, self.mode);
+        let mut nested = Expansion::new(self.resolver, self.aliases, self.mode);
         nested.forward_path = self.forward_path.clone();
         nested.forward_path.push(user.to_owned());
         nested.forwarded_users = std::mem::take(&mut self.forwarded_users);
@@ -115,7 +115,7 @@ impl Expansion<'_> {
         if let Some(error) = nested.errors.first() {
             return Err(error.refusal.to_string());
         }
-        if !nested.remote.iter().all(|mailbox| self.route.is_relayed(mailbox)) {
+        if !nested.remote.iter().all(|mailbox| self.resolver.is_relayed(mailbox)) {
             return Err("it leads to another host, and nothing is relayed there".to_owned());
         }
         self.explain_line(|| format!("~{user}/.forward"));
