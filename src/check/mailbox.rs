@@ -46,7 +46,7 @@ pub fn check(config: &Config) -> Vec<Problem> {
             found.extend(config.mailbox_limit.and_then(|max| check_size(&path, &meta, max)));
         }
     }
-    found.sort_by(|a, b| a.what.cmp(&b.what));
+    found.sort_unstable_by(|a, b| a.what.cmp(&b.what));
     found
 }
 

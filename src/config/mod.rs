@@ -237,9 +237,9 @@ impl Config {
             shown: Vec::new(),
             source: (line.clone(), host.clone()),
         };
-        let row_of = |g: &OptionValue| options::TABLE.iter().position(|row| row.long == g.long);
-        values.shown.sort_by_key(row_of);
-        config.shown = values.shown;
+        for row in options::TABLE {
+            config.shown.extend(values.shown.extract_if(.., |given| given.long == row.long));
+        }
         Ok(config)
     }
 

@@ -111,7 +111,7 @@ impl From<DeliveryJob> for QueuedMessage {
     fn from(DeliveryJob { message, outcome }: DeliveryJob) -> QueuedMessage {
         let mut files: Vec<(DestinationFile, usize)> =
             message.to.iter().enumerate().map(|(i, to)| (to.file(), i)).collect();
-        files.sort();
+        files.sort_unstable();
         let now = Instant::now();
         QueuedMessage {
             message,

@@ -66,7 +66,7 @@ pub fn open(smtp: &[ListenAddress], lmtp: &[ListenAddress]) -> io::Result<Vec<Li
     opened.iter().for_each(keep);
     passed.extend(opened);
     // systemd passes them in any order.
-    passed.sort_by_key(|l| {
+    passed.sort_unstable_by_key(|l| {
         wanted.iter().position(|wanted| wanted.is_address_of(l)).unwrap_or(usize::MAX)
     });
     Ok(passed)

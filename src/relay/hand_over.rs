@@ -235,7 +235,7 @@ pub fn list(directory: &Path, user_max: usize) -> io::Result<WaitingFiles> {
         *count += 1;
         files.push(WaitingFile { name, uid, size, changed_at: meta.mtime() });
     }
-    files.sort_by(|a, b| (a.changed_at, &a.name).cmp(&(b.changed_at, &b.name)));
+    files.sort_unstable_by(|a, b| (a.changed_at, &a.name).cmp(&(b.changed_at, &b.name)));
     Ok(WaitingFiles { files, is_complete })
 }
 

@@ -142,7 +142,7 @@ pub fn find(
         return Err(failed((5, 1, 10), text));
     }
     shuffle(&mut exchangers);
-    exchangers.sort_by_key(|exchanger| exchanger.preference);
+    exchangers.sort_unstable_by_key(|exchanger| exchanger.preference);
     exchangers.truncate(HOSTS_MAX);
     let (mut hosts, mut error, mut own) = (Vec::new(), None, None);
     for MailExchanger { preference, host } in exchangers {

@@ -88,7 +88,7 @@ fn missing_directories(config: &Config) -> Vec<PathBuf> {
         .filter(|path| !path.as_os_str().is_empty() && fs::symlink_metadata(path).is_err())
         .map(Path::to_owned)
         .collect();
-    missing.sort();
+    missing.sort_unstable();
     missing.dedup();
     missing
 }

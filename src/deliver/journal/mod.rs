@@ -141,7 +141,7 @@ type UnownedJournal = ((u64, u64), Option<Identity>);
 pub fn list(disk: &dyn Disk, spool: &Path) -> io::Result<Vec<PathBuf>> {
     let mut names = disk.read_directory(spool)?;
     names.retain(|n| n.strip_prefix(PREFIX).is_some_and(|n| n.parse::<u32>().is_ok()));
-    names.sort();
+    names.sort_unstable();
     Ok(names.iter().map(|n| spool.join(n)).collect())
 }
 
@@ -149,7 +149,7 @@ pub fn list(disk: &dyn Disk, spool: &Path) -> io::Result<Vec<PathBuf>> {
 pub fn list_damaged(disk: &dyn Disk, spool: &Path) -> io::Result<Vec<PathBuf>> {
     let mut names = disk.read_directory(spool)?;
     names.retain(|n| n.starts_with(PREFIX) && n.contains(DAMAGED));
-    names.sort();
+    names.sort_unstable();
     Ok(names.iter().map(|n| spool.join(n)).collect())
 }
 

@@ -58,7 +58,7 @@ pub fn list(spool: &Path, format: ListFormat, view: &ListView) -> io::Result<Str
             all.push((state.arrived_at.unwrap_or(entry.arrived_at), id, entry, state));
         }
     }
-    all.sort_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
+    all.sort_unstable_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
     let (mut text, mut size) = (String::new(), 0_u64);
     let listed = if all.is_empty() { 0 } else { OUTAGES_MAX };
     for OutageReport { reason, retry_at, .. } in view.outages.iter().take(listed) {

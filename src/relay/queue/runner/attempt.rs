@@ -198,7 +198,7 @@ impl QueueRunner {
             let Ok(other) = left.connect() else { break };
             std::mem::replace(&mut connection, other).quit();
         }
-        all.sort_by_key(|(n, _)| *n);
+        all.sort_unstable_by_key(|(n, _)| *n);
         (connection, all, AttemptMade::Yes { without_dsn })
     }
 

@@ -96,7 +96,7 @@ impl QueueRunner {
             }
             self.add_outcome(locked, &copy, outcome, &mut outcomes, &mut delivered);
         }
-        outcomes.sort_by_key(|(n, _)| *n);
+        outcomes.sort_unstable_by_key(|(n, _)| *n);
         self.log_outcomes(locked, &outcomes);
         Ok((outcomes, delivered))
     }
@@ -210,7 +210,7 @@ impl CommonCopy {
         self.recipients.extend(other.recipients);
         self.recipients.sort_unstable();
         self.names.extend(other.names);
-        self.names.sort();
+        self.names.sort_unstable();
         self.names.dedup();
         self.is_here &= other.is_here;
     }

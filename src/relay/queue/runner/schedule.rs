@@ -333,7 +333,7 @@ impl Schedule {
         let first_due = |entry: &ScheduledEntry| entry.hops.iter().map(|times| times.due).min();
         let mut all: Vec<_> =
             self.entries.iter().map(|(id, entry)| (first_due(entry), id)).collect();
-        all.sort();
+        all.sort_unstable();
         all.into_iter().map(|(_, id)| id.clone()).collect()
     }
 
