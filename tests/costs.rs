@@ -15,13 +15,16 @@ mod harness;
 use std::alloc::System;
 use std::fs;
 use std::hint::black_box;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use log::{LevelFilter, Log, Metadata, Record};
+use mailslot::deliver::disk::{Disk, DiskFile, HostDisk, OpenMode, Stat};
+use mailslot::deliver::{self, DeliveryConfig};
 use nix::sys::signal::Signal;
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 
@@ -140,9 +143,7 @@ fn syncs(server: &Server) -> u64 {
 #[test]
 fn allocations_for_a_message() {
     let _turn = turn();
-    // The lines of the log are formatted as in the program, and then dropped.
-    log::set_boxed_logger(Box::new(FormattingLog)).unwrap();
-    log::set_max_level(LevelFilter::Info);
+    format_log();
     for load in [W1, W3] {
         let store = MailStore::new();
         let server = store.run(store.server_settings(2));
@@ -156,6 +157,94 @@ fn allocations_for_a_message() {
     log::set_max_level(LevelFilter::Off);
 }
 
+/// All messages are lost from their mailbox with power, so recovery compares them, searches for
+/// them and appends them.
+#[test]
+fn memory_of_a_recovery_does_not_grow_with_the_messages() {
+    const FEW: usize = 50;
+    const MANY: usize = 500;
+    let _turn = turn();
+    let (few, many) = (memory_of_a_recovery(FEW), memory_of_a_recovery(MANY));
+    let growth = many.saturating_sub(few) / (MANY - FEW);
+    // A message has 4 KiB, and is alone in its record.
+    assert!(growth < 700, "{few} bytes for {FEW} messages, {many} bytes for {MANY}");
+}
+
+/// Returns the largest number of bytes that a recovery of `messages` has at the lines of its log.
+fn memory_of_a_recovery(messages: usize) -> usize {
+    let directory = TestDirectory::new();
+    let server = directory.start(&["--threads", "2"]);
+    send(server.address, Load { name: "recovered", connections: 1, messages });
+    server.kill();
+    let mailbox = directory.join("mail/box");
+    fs::File::options().write(true).open(&mailbox).unwrap().set_len(0).unwrap();
+    let config = DeliveryConfig {
+        mail_dir: directory.join("mail"),
+        spool: directory.join("spool"),
+        ..DeliveryConfig::default()
+    };
+    format_log();
+    let before = allocated();
+    PEAK.store(before, Ordering::Relaxed);
+    let disk = Arc::new(OtherBoot(HostDisk::new()));
+    let (_, writer) = deliver::start_on(disk, config, Arc::default()).unwrap();
+    let peak = PEAK.load(Ordering::Relaxed) - before;
+    writer.stop();
+    log::set_max_level(LevelFilter::Off);
+    assert_eq!(directory.count("box"), messages);
+    peak
+}
+
+/// The largest number of allocated bytes at a line of the log.
+static PEAK: AtomicUsize = AtomicUsize::new(0);
+
+/// Returns the number of bytes that are allocated now.
+fn allocated() -> usize {
+    let stats = ALLOCATOR.stats();
+    stats.bytes_allocated.saturating_sub(stats.bytes_deallocated)
+}
+
+/// The host's disk after a reboot.
+#[derive(Debug)]
+struct OtherBoot(HostDisk);
+
+impl Disk for OtherBoot {
+    fn lstat(&self, path: &Path) -> io::Result<Stat> {
+        self.0.lstat(path)
+    }
+    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>> {
+        self.0.open(path, mode)
+    }
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.0.link(from, to)
+    }
+    fn unlink(&self, path: &Path) -> io::Result<()> {
+        self.0.unlink(path)
+    }
+    fn read_directory(&self, directory: &Path) -> io::Result<Vec<String>> {
+        self.0.read_directory(directory)
+    }
+    fn sync_directory(&self, directory: &Path) -> io::Result<()> {
+        self.0.sync_directory(directory)
+    }
+    fn pid(&self) -> u32 {
+        self.0.pid()
+    }
+    fn pid_scope(&self) -> Option<String> {
+        Some("another boot".to_owned())
+    }
+    fn is_dead(&self, pid: u32) -> bool {
+        self.0.is_dead(pid)
+    }
+}
+
+/// Formats the lines of the log as the program does, and drops them.
+fn format_log() {
+    // Another test of this program may have set it.
+    let _ = log::set_boxed_logger(Box::new(FormattingLog));
+    log::set_max_level(LevelFilter::Info);
+}
+
 /// A log that formats lines and drops them.
 struct FormattingLog;
 
@@ -166,6 +255,7 @@ impl Log for FormattingLog {
 
     fn log(&self, record: &Record<'_>) {
         black_box(record.args().to_string());
+        PEAK.fetch_max(allocated(), Ordering::Relaxed);
     }
 
     fn flush(&self) {}

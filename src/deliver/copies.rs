@@ -11,19 +11,37 @@ use super::disk::DiskFile;
 use super::journal::{Journal, Placement, Record, RecordedContent, RecordedMessage};
 use super::mailbox::{LockedMailbox, count_missing_newlines};
 use super::mbox::MailboxCopy;
+use super::search::id_hash;
 use crate::message::{Content, Message};
 use crate::observe::events;
 
-/// Ids that were found in a mailbox, and the messages that were not, each with its origin and its
-/// number in the record.
-type MailboxRepair<From> = (HashSet<String>, Vec<(From, usize, Message)>);
+/// Results of [`rewrite_copies`].
+pub struct MailboxRepair<From> {
+    /// Hashes of the ids of messages that were found ([`id_hash`]).
+    pub there: HashSet<u64>,
+    /// Copies that were not found, in the order of `records`.
+    pub doubtful: Vec<DoubtfulCopy<From>>,
+    /// Bytes in the longest id of a doubtful copy.
+    pub id_max: usize,
+}
+
+/// Copy that was not found at its offset. The journal has the message.
+#[derive(Clone, Copy, Debug)]
+pub struct DoubtfulCopy<From> {
+    /// Record of the copy.
+    pub from: From,
+    /// Number in the record.
+    pub number: u32,
+    /// Hash of the message's id ([`id_hash`]).
+    pub id: u64,
+}
 
 /// Copy that a mailbox has in part at its offset: the mailbox ends within it or has zeros in it.
-struct PartialCopy<'a, From> {
-    from: From,
-    number: usize,
-    copy: &'a Placement,
-    message: Message,
+struct PartialCopy<From> {
+    copy: DoubtfulCopy<From>,
+    /// Position of the record among those that are examined.
+    position: usize,
+    offset: u64,
     octets: u64,
 }
 
@@ -34,6 +52,8 @@ struct PartialCopy<'a, From> {
 ///
 /// A copy is written again even if it reads well and is done, because a sync that failed once
 /// leaves data in memory that is not on the disk.
+///
+/// One message at a time is in memory, because a journal may have thousands.
 pub fn rewrite_copies<From: std::marker::Copy>(
     contents: &ContentSpool,
     locked: &mut LockedMailbox,
@@ -42,56 +62,68 @@ pub fn rewrite_copies<From: std::marker::Copy>(
     completed: impl Fn(&From) -> bool,
     removed: impl Fn(&From) -> bool,
 ) -> io::Result<MailboxRepair<From>> {
-    let (mut there, mut doubtful) = (HashSet::new(), Vec::new());
-    let mut partial: Vec<PartialCopy<'_, From>> = Vec::new();
-    for (from, journal, record) in records {
-        for entry in record.messages.iter().rev() {
-            let copy = entry.copies.iter().find(|(_, c)| c.file == locked.name);
-            let Some((number, copy)) = copy else { continue };
-            if there.contains(&entry.id) || partial.iter().any(|p| p.message.id == entry.id) {
+    let (mut there, mut doubtful, mut id_max) = (HashSet::new(), Vec::new(), 0);
+    let mut partial: Vec<PartialCopy<From>> = Vec::new();
+    let mut with_aborted = Vec::new();
+    for (position, (from, journal, record)) in records.iter().enumerate() {
+        let messages = journal.messages_for(record, &locked.name)?;
+        if messages.iter().any(|entry| !entry.aborted.is_empty()) {
+            with_aborted.push((journal, record));
+        }
+        for entry in messages.iter().rev() {
+            let Some((number, copy)) = entry.copies.first() else { continue };
+            let id = id_hash(entry.id.as_bytes());
+            if there.contains(&id) || partial.iter().any(|p| p.copy.id == id) {
                 continue;
             }
             let Some(message) = message_of(contents, locked, journal, record, entry, copy)? else {
                 continue;
             };
             let octets = MailboxCopy::new(&message, &copy.to, copy.missing_newlines).size();
-            let (from, number) = (*from, *number);
             // A newer copy may overlap an older one that a mail reader removed.
-            let is_free = !partial.iter().any(|p| {
-                p.copy.offset < copy.offset + octets && copy.offset < p.copy.offset + p.octets
-            });
+            let is_free = !partial
+                .iter()
+                .any(|p| p.offset < copy.offset + octets && copy.offset < p.offset + p.octets);
+            let unfound = DoubtfulCopy { from: *from, number: *number as u32, id };
+            id_max = id_max.max(entry.id.len());
             match find_copy(locked, copy, &message)? {
                 FoundCopy::Whole => {
                     write_copy(file, copy, &message)?;
-                    there.insert(message.id);
+                    there.insert(id);
                 }
                 FoundCopy::Partial
-                    if is_free && (completed(&from) || locked.len >= copy.offset + octets) =>
+                    if is_free && (completed(from) || locked.len >= copy.offset + octets) =>
                 {
-                    partial.push(PartialCopy { from, number, copy, message, octets });
+                    let offset = copy.offset;
+                    partial.push(PartialCopy { copy: unfound, position, offset, octets });
                 }
-                _ if removed(&from) => drop(there.insert(message.id)),
-                _ => doubtful.push((from, number, message)),
+                _ if removed(from) => drop(there.insert(id)),
+                _ => doubtful.push(unfound),
             }
         }
     }
     // In the order of the file, because the data before a copy may have been lost with it.
-    partial.sort_by_key(|p| p.copy.offset);
-    for PartialCopy { from, number, copy, message, .. } in partial {
+    partial.sort_by_key(|p| p.offset);
+    for PartialCopy { copy: unfound, position, .. } in partial {
+        let Some((from, journal, record)) = records.get(position) else { continue };
+        let entry = journal.message_with(record, unfound.number as usize)?;
+        let Some((_, copy)) = entry.copies.first() else { continue };
         if follows_message(locked, copy)? {
-            write_copy(file, copy, &message)?;
+            write_copy(file, copy, &read_message(contents, journal, &entry, copy)?)?;
             locked.len = locked.file().stat()?.len;
-            there.insert(message.id);
-        } else if removed(&from) {
-            there.insert(message.id);
+            there.insert(unfound.id);
+        } else if removed(from) {
+            there.insert(unfound.id);
         } else {
-            doubtful.push((from, number, message));
+            doubtful.push(unfound);
         }
     }
-    for (_, journal, record) in records {
-        for entry in record.messages.iter().rev().filter(|e| !there.contains(&e.id)) {
-            let aborted = entry.aborted.iter().find(|c| c.file == locked.name);
-            let Some(copy) = aborted else { continue };
+    for (journal, record) in with_aborted {
+        for entry in journal.messages_for(record, &locked.name)?.iter().rev() {
+            let Some(copy) = entry.aborted.first() else { continue };
+            if there.contains(&id_hash(entry.id.as_bytes())) {
+                continue;
+            }
             let message = match read_message(contents, journal, entry, copy) {
                 Ok(message) => message,
                 Err(e) if is_lost(&e) => continue,
@@ -106,7 +138,7 @@ pub fn rewrite_copies<From: std::marker::Copy>(
             }
         }
     }
-    Ok((there, doubtful))
+    Ok(MailboxRepair { there, doubtful, id_max })
 }
 
 /// Returns a message as it was recorded, for one destination. Returns None if its content is lost,

@@ -27,11 +27,16 @@
 //! Bytes are compared one by one (`copies.rs`), so it does not matter where a disk has torn a
 //! write.
 //!
+//! The messages of a journal are read again each time they are needed. So recovery has in memory
+//! the marks of each record, the names of the mailboxes with the numbers of their records, and a
+//! few numbers for each copy in the mailbox at hand.
+//!
 //! A mailbox that cannot be finished, because another program keeps it locked or its disk fails, is
 //! suspended: its records stay, resolved for all other mailboxes, and are tried again when mail
 //! arrives. Finished mailboxes are synced before the journal is reset and removed, because an old
 //! record must not outlive new mail.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io;
 use std::path::Path;
@@ -42,13 +47,13 @@ use std::time::{Duration, Instant};
 use super::DeliveryConfig;
 use super::commit::{CommitResult, Committer, LockedMailboxes};
 use super::contents::ContentSpool;
-use super::copies::rewrite_copies;
+use super::copies::{DoubtfulCopy, MailboxRepair, read_message, rewrite_copies};
 use super::disk::{ChangeTime, Disk};
 use super::journal::{self, Draft, Journal, MESSAGES_MAX, Record};
 use super::locks::{DotlockDirectory, Identity, TryLock};
 use super::mailbox::{DestinationDirectories, LockedMailbox, MailboxStore};
-use super::search::{SoughtMessage, find_messages};
-use super::verdict::{Verdict, has_copy_for, is_removed_entry};
+use super::search::{SoughtMessages, find_messages};
+use super::verdict::{Verdict, is_removed_entry};
 use crate::message::{DestinationFile, Message, Owner};
 use crate::observe::counters::Counters;
 use crate::observe::events;
@@ -152,11 +157,9 @@ pub fn open_committer(
     let age = config.checkpoint_age;
     let mut committer = Committer::new(store, contents, identity, counters, journal, age)?;
     committer.examined = examined;
-    committer.recover(
-        found.orphans,
-        Instant::now() + config.lock_timeout,
-        config.on_recovery_progress,
-    );
+    let until = Instant::now() + config.lock_timeout;
+    let recovered = committer.recover(found.orphans, until, config.on_recovery_progress);
+    recovered.map_err(|e| named(spool, fix, e))?;
     if let Err(e) = committer.checkpoint_all() {
         events::journal_failed(None::<&str>, e);
     }
@@ -244,15 +247,19 @@ impl Committer {
     /// Recovers everything that `orphans` hold, waiting up to `until` for mailboxes that another
     /// program keeps locked. Suspends the mailboxes that could not be finished. Calls `on_progress`
     /// at once, and every few seconds.
+    ///
+    /// # Errors
+    /// The records cannot be read. Nothing was changed.
     pub fn recover(
         &mut self,
         mut orphans: Vec<OrphanedJournal>,
         until: Instant,
         on_progress: fn(),
-    ) {
+    ) -> io::Result<()> {
         if orphans.is_empty() {
-            return;
+            return Ok(());
         }
+        let mailboxes = list_destinations(&orphans)?;
         on_progress();
         let mut progress = RecoveryProgress { on_progress, reported: Instant::now() };
         for OrphanedJournal { journal, records, owner } in &orphans {
@@ -260,18 +267,14 @@ impl Committer {
             self.journal.skip_to(journal.seq());
             owner.iter().for_each(|owner| self.store.dotlocks.mark_dead(owner.clone()));
         }
-        let mut mailboxes: BTreeMap<DestinationFile, Option<Owner>> = BTreeMap::new();
-        for copy in orphans.iter().flat_map(|o| &o.records).flat_map(Record::placements) {
-            mailboxes.insert(copy.file.clone(), copy.to.owner());
-        }
         // The records may be in memory only. Without this sync a power loss during recovery would
         // leave a message in only those mailboxes that were finished by then.
         let mut unfinished = HashSet::new();
-        for OrphanedJournal { journal, records, .. } in &mut orphans {
+        for (o, OrphanedJournal { journal, .. }) in orphans.iter_mut().enumerate() {
             if let Err(e) = journal.sync() {
                 events::recovery_failed(Some(journal.path.display()), None::<&str>, e);
-                let copies = records.iter().flat_map(Record::placements);
-                unfinished.extend(copies.map(|c| c.file.clone()));
+                let its = mailboxes.iter().filter(|(_, mailbox)| mailbox.has_records_in(o));
+                unfinished.extend(its.map(|(name, _)| name.clone()));
             }
         }
         // Before any file is created, which is a change of its directory.
@@ -283,10 +286,10 @@ impl Committer {
                 BTreeMap::new()
             }
         };
-        for (name, owner) in &mailboxes {
+        for (name, mailbox) in &mailboxes {
             if !unfinished.contains(name) {
                 let missing = missing.remove(name);
-                let redone = self.redo(&mut orphans, name, *owner, until, missing, &mut progress);
+                let redone = self.redo(&mut orphans, name, mailbox, until, missing, &mut progress);
                 self.note(name, redone, &mut unfinished);
             }
         }
@@ -295,11 +298,12 @@ impl Committer {
         let swept = self.remove_dead_locks();
         if let Err(e) = swept.and_then(|()| self.store.sync_names(mailboxes.keys())) {
             events::recovery_failed(None::<&str>, None::<&str>, e);
-            unfinished.extend(mailboxes.into_keys());
+            unfinished.extend(mailboxes.keys().cloned());
         }
-        for OrphanedJournal { mut journal, records, .. } in orphans {
-            let finished =
-                !records.iter().flat_map(Record::placements).any(|c| unfinished.contains(&c.file));
+        for (o, OrphanedJournal { mut journal, .. }) in orphans.into_iter().enumerate() {
+            let finished = !unfinished
+                .iter()
+                .any(|name| mailboxes.get(name).is_some_and(|m| m.has_records_in(o)));
             let ended = match finished {
                 true => self.remove_recovered(&mut journal),
                 false => journal.retain_for(&unfinished, false).and_then(|()| {
@@ -314,6 +318,7 @@ impl Committer {
         }
         self.suspended.extend(unfinished);
         self.content_spool.note_orphans();
+        Ok(())
     }
 
     /// Returns the time of the last change of the queue's directory, if there is one.
@@ -337,8 +342,9 @@ impl Committer {
     /// Recovers the journals of processes that died while this one runs, and removes their locks.
     pub fn recover_orphans(&mut self) -> io::Result<()> {
         let found = take_over_journals(&self.store, &self.spool, &self.identity);
-        let found = found.inspect_err(|_| self.examined.clear())?;
-        self.recover(found.orphans, Instant::now() + ORPHAN_TIMEOUT, || ());
+        let until = Instant::now() + ORPHAN_TIMEOUT;
+        let recovered = found.and_then(|found| self.recover(found.orphans, until, || ()));
+        recovered.inspect_err(|_| self.examined.clear())?;
         self.remove_dead_locks()
     }
 
@@ -394,7 +400,7 @@ impl Committer {
         &self,
         orphans: &mut [OrphanedJournal],
         files: impl Iterator<Item = &'a DestinationFile>,
-    ) -> io::Result<BTreeMap<DestinationFile, Verdict<(usize, usize)>>> {
+    ) -> io::Result<BTreeMap<DestinationFile, Verdict<RecordNumber>>> {
         let mut verdicts = BTreeMap::new();
         for file in files {
             match self.store.disk.lstat(&self.store.path_of(file)) {
@@ -407,15 +413,25 @@ impl Committer {
             }
         }
         let (queue_changed, mut lost) = (self.queue_changed(), Vec::new());
-        for (from, _, record) in newest_first(orphans) {
-            for (_, copy) in record.messages.iter().flat_map(|m| &m.copies) {
-                if let Some(verdict) = verdicts.get_mut(&copy.file).filter(|_| record.done) {
+        if verdicts.is_empty() {
+            return Ok(verdicts);
+        }
+        for from in newest_first(orphans) {
+            let (journal, record) = record_of(orphans, from);
+            if !record.done {
+                continue;
+            }
+            let mut any_lost = false;
+            journal.visit(record, |message| {
+                for (_, copy) in &message.copies {
+                    let Some(verdict) = verdicts.get_mut(&copy.file) else { continue };
                     match is_removed_entry(&copy.file, record, queue_changed) {
                         true => drop(verdict.removed.insert(from)),
-                        false => lost.push(from),
+                        false => any_lost = true,
                     }
                 }
-            }
+            })?;
+            lost.extend(any_lost.then_some(from));
         }
         forget_done(orphans, lost)?;
         Ok(verdicts)
@@ -427,71 +443,104 @@ impl Committer {
         &mut self,
         orphans: &mut [OrphanedJournal],
         name: &DestinationFile,
-        owner: Option<Owner>,
+        mailbox: &RecordedDestination,
         until: Instant,
-        missing: Option<Verdict<(usize, usize)>>,
+        missing: Option<Verdict<RecordNumber>>,
         progress: &mut RecoveryProgress,
     ) -> io::Result<()> {
         let path = self.store.path_of(name);
-        let mut locked = self.lock_with_deadline(name, owner, until)?;
+        let mut locked = self.lock_with_deadline(name, mailbox.owner, until)?;
         progress.report(&path, 0, locked.len);
         let rewritable = locked.reopen_for_writing()?;
         let removed = match missing {
             Some(verdict) => verdict.removed,
             None => {
                 let contents = &self.content_spool;
-                let verdict = Verdict::on(contents, &locked, &newest_first(orphans))?;
+                let verdict = Verdict::on(contents, &locked, &mailbox.records(orphans))?;
                 forget_done(orphans, verdict.lost)?;
                 verdict.removed
             }
         };
-        let records = newest_first(orphans);
-        let (mut there, mut doubtful) = rewrite_copies(
+        let MailboxRepair { mut there, mut doubtful, id_max } = rewrite_copies(
             &self.content_spool,
             &mut locked,
             &rewritable,
-            &records,
+            &mailbox.records(orphans),
             |from| !removed.contains(from),
             |from| removed.contains(from),
         )?;
         rewritable.sync()?;
         locked.update_missing_newlines()?;
-        there.extend(find_doubtful(&locked, &there, &doubtful, progress)?);
-        let known = doubtful.extract_if(.., |(_, _, message)| there.contains(&message.id));
-        let known: Vec<_> = known.map(|(from, number, _)| (from, number)).collect();
+        let missing = doubtful.iter().filter(|copy| !there.contains(&copy.id));
+        let missing = missing.map(|copy| (copy.id, *copy)).collect();
+        there.extend(find_messages(
+            &**locked.file(),
+            SoughtMessages { missing, id_max },
+            |copy| Ok(self.message_of(orphans, copy)?.content),
+            |at| progress.report(locked.path(), at, locked.len),
+        )?);
+        let known: Vec<_> = doubtful.extract_if(.., |copy| there.contains(&copy.id)).collect();
         if !known.is_empty() {
             // The mark may be on the disk before the file that a reader has put under the name.
             self.store.sync_names([name])?;
-            resolve(orphans, known)?;
+            resolve(orphans, &known)?;
         }
-        let mut missing = Vec::new();
-        for (from, number, message) in doubtful.into_iter().rev() {
-            if there.insert(message.id.clone()) {
-                missing.push((from, number, message));
-            }
-        }
+        drop(known);
+        // The oldest first, each message once.
+        doubtful.reverse();
+        doubtful.retain(|copy| there.insert(copy.id));
         let mut mailboxes = LockedMailboxes::from([(name.clone(), locked)]);
+        let mut missing = &doubtful[..];
         while !missing.is_empty() {
-            let mut octets = 0;
-            let fits = |(_, _, message): &&((usize, usize), usize, Message)| {
-                octets += Draft::octets_max(message);
-                octets <= self.journal.segment() / 2
-            };
-            let n = missing.iter().take(MESSAGES_MAX).take_while(fits).count().max(1);
-            let batch: Vec<_> = missing.drain(..n).collect();
-            let messages: Vec<&Message> = batch.iter().map(|(_, _, message)| message).collect();
+            let messages = self.read_batch(orphans, missing)?;
+            let (batch, rest) = missing.split_at(messages.len());
+            let messages: Vec<&Message> = messages.iter().collect();
             for done in self.commit(&mut mailboxes, &messages) {
                 if !matches!(done, CommitResult::Delivered(_)) {
                     return Err(io::Error::other(format!("not appended: {done:?}")));
                 }
             }
-            for (_, _, message) in &batch {
+            for message in messages {
                 events::recovered(&message.id, path.display());
             }
-            resolve(orphans, batch.into_iter().map(|(from, number, _)| (from, number)))?;
+            resolve(orphans, batch)?;
             progress.report(&path, 0, 0);
+            missing = rest;
         }
         Ok(())
+    }
+
+    /// Reads the messages of the first of `copies`, which are some: as many as belong in a batch.
+    fn read_batch(
+        &self,
+        orphans: &[OrphanedJournal],
+        copies: &[DoubtfulCopy<RecordNumber>],
+    ) -> io::Result<Vec<Message>> {
+        let (mut batch, mut octets) = (Vec::new(), 0);
+        let octets_max = BATCH_OCTETS.min(self.journal.segment() / 2);
+        for copy in copies.iter().take(MESSAGES_MAX) {
+            let message = self.message_of(orphans, copy)?;
+            octets += Draft::octets_max(&message);
+            if octets > octets_max && !batch.is_empty() {
+                break;
+            }
+            batch.push(message);
+        }
+        Ok(batch)
+    }
+
+    /// Reads the message of a copy from its journal, for the destination of the copy.
+    fn message_of(
+        &self,
+        orphans: &[OrphanedJournal],
+        copy: &DoubtfulCopy<RecordNumber>,
+    ) -> io::Result<Message> {
+        let (journal, record) = record_of(orphans, copy.from);
+        let entry = journal.message_with(record, copy.number as usize)?;
+        let Some((_, placement)) = entry.copies.first() else {
+            return Err(io::ErrorKind::InvalidData.into());
+        };
+        read_message(&self.content_spool, journal, &entry, placement)
     }
 
     /// Locks a mailbox, waiting until `until` if another program has it locked.
@@ -524,9 +573,16 @@ impl Committer {
     /// # Errors
     /// The sync failed again, or mail is missing that no other program has removed.
     pub(super) fn repair(&mut self, name: &DestinationFile) -> io::Result<TryLock<()>> {
-        let mut records = self.journal.read()?;
-        let owner = records.iter().flat_map(Record::placements).find(|c| c.file == *name);
-        let owner = owner.and_then(|copy| copy.to.owner());
+        let (mut records, mut owner) = (Vec::new(), None);
+        for record in self.journal.read()? {
+            let messages = self.journal.messages_for(&record, name)?;
+            if let Some(copy) = messages.first().and_then(|m| m.placements().next()) {
+                if records.is_empty() {
+                    owner = copy.to.owner();
+                }
+                records.push(record);
+            }
+        }
         let queue_changed = self.queue_changed();
         let mut locked = match self.store.try_lock(name, owner, None) {
             Ok(TryLock::Acquired(locked)) => locked,
@@ -547,7 +603,7 @@ impl Committer {
             return Err(io::Error::other("mail is missing that was written to it"));
         }
         // The writes below make the mailbox newer than its records.
-        for record in records.iter_mut().filter(|record| has_copy_for(record, name)) {
+        for record in &mut records {
             self.journal.forget_done(record)?;
         }
         let newest = records.iter().enumerate().rev();
@@ -567,68 +623,102 @@ impl Committer {
     }
 }
 
-/// Records of all journals, each with the numbers of its journal and of itself in it.
-type NumberedRecords<'a> = Vec<((usize, usize), &'a Journal, &'a Record)>;
+/// Numbers of a journal and of a record in it.
+type RecordNumber = (u32, u32);
 
-/// Returns the records of all journals, the newest first.
-fn newest_first(orphans: &[OrphanedJournal]) -> NumberedRecords<'_> {
-    let mut newest = Vec::new();
-    for (o, OrphanedJournal { journal, records, .. }) in orphans.iter().enumerate() {
-        newest.extend(records.iter().enumerate().map(|(r, record)| ((o, r), journal, record)));
+/// Destination of copies in the journals.
+struct RecordedDestination {
+    owner: Option<Owner>,
+    /// Records with copies for it, the newest first.
+    numbers: Vec<RecordNumber>,
+}
+
+impl RecordedDestination {
+    /// True if a record of journal `o` has copies for it.
+    fn has_records_in(&self, o: usize) -> bool {
+        self.numbers.iter().any(|(journal, _)| *journal as usize == o)
     }
-    newest.sort_by_key(|(_, _, record)| std::cmp::Reverse(record.seq));
+
+    /// Returns its records with their numbers and journals, the newest first.
+    fn records<'a>(
+        &self,
+        orphans: &'a [OrphanedJournal],
+    ) -> Vec<(RecordNumber, &'a Journal, &'a Record)> {
+        let records = self.numbers.iter().map(|from| {
+            let (journal, record) = record_of(orphans, *from);
+            (*from, journal, record)
+        });
+        records.collect()
+    }
+}
+
+fn record_of(orphans: &[OrphanedJournal], (o, r): RecordNumber) -> (&Journal, &Record) {
+    let OrphanedJournal { journal, records, .. } = &orphans[o as usize];
+    (journal, &records[r as usize])
+}
+
+/// Returns the numbers of the records of all journals, the newest first.
+fn newest_first(orphans: &[OrphanedJournal]) -> Vec<RecordNumber> {
+    let mut newest = Vec::new();
+    for (o, orphan) in orphans.iter().enumerate() {
+        newest.extend((0..orphan.records.len()).map(|r| (o as u32, r as u32)));
+    }
+    newest.sort_by_key(|from| std::cmp::Reverse(record_of(orphans, *from).1.seq));
     newest
+}
+
+/// Returns the destinations of all copies that are not resolved, aborted ones included.
+fn list_destinations(
+    orphans: &[OrphanedJournal],
+) -> io::Result<BTreeMap<DestinationFile, RecordedDestination>> {
+    let mut destinations: BTreeMap<DestinationFile, RecordedDestination> = BTreeMap::new();
+    for from in newest_first(orphans) {
+        let (journal, record) = record_of(orphans, from);
+        journal.visit(record, |message| {
+            for copy in message.placements() {
+                match destinations.entry(copy.file.clone()) {
+                    Entry::Vacant(entry) => {
+                        let (owner, numbers) = (copy.to.owner(), vec![from]);
+                        entry.insert(RecordedDestination { owner, numbers });
+                    }
+                    Entry::Occupied(mut entry) => {
+                        let numbers = &mut entry.get_mut().numbers;
+                        if numbers.last() != Some(&from) {
+                            numbers.push(from);
+                        }
+                    }
+                }
+            }
+        })?;
+    }
+    Ok(destinations)
 }
 
 /// Marks copies as resolved, with one write for each record. The marks are not synced.
 fn resolve(
     orphans: &mut [OrphanedJournal],
-    copies: impl IntoIterator<Item = ((usize, usize), usize)>,
+    copies: &[DoubtfulCopy<RecordNumber>],
 ) -> io::Result<()> {
-    let mut numbers: BTreeMap<(usize, usize), Vec<usize>> = BTreeMap::new();
-    for (from, number) in copies {
-        numbers.entry(from).or_default().push(number);
-    }
-    for ((o, r), numbers) in numbers {
-        let OrphanedJournal { journal, records, .. } = &mut orphans[o];
-        journal.resolve(&mut records[r], &numbers)?;
+    // The copies of a record follow one another, if no partial one is among them.
+    for copies in copies.chunk_by(|a, b| a.from == b.from) {
+        let Some(DoubtfulCopy { from: (o, r), .. }) = copies.first() else { continue };
+        let OrphanedJournal { journal, records, .. } = &mut orphans[*o as usize];
+        let numbers: Vec<usize> = copies.iter().map(|copy| copy.number as usize).collect();
+        journal.resolve(&mut records[*r as usize], &numbers)?;
     }
     Ok(())
 }
 
 /// Removes the done marks of records with lost copies, and syncs that. Otherwise the changes
 /// that recovery makes would be taken for those of another program after the next crash.
-fn forget_done(
-    orphans: &mut [OrphanedJournal],
-    lost: impl IntoIterator<Item = (usize, usize)>,
-) -> io::Result<()> {
-    let lost: BTreeSet<(usize, usize)> = lost.into_iter().collect();
-    for (o, r) in &lost {
-        let OrphanedJournal { journal, records, .. } = &mut orphans[*o];
-        journal.forget_done(&mut records[*r])?;
+fn forget_done(orphans: &mut [OrphanedJournal], lost: Vec<RecordNumber>) -> io::Result<()> {
+    let mut journals = BTreeSet::new();
+    for (o, r) in lost {
+        let OrphanedJournal { journal, records, .. } = &mut orphans[o as usize];
+        journal.forget_done(&mut records[r as usize])?;
+        journals.insert(o as usize);
     }
-    let journals: BTreeSet<usize> = lost.into_iter().map(|(o, _)| o).collect();
     journals.into_iter().try_for_each(|o| orphans[o].journal.sync())
-}
-
-/// Searches a mailbox for the messages of `doubtful` that are not known to be there. Returns the
-/// ids of the messages that it finds.
-fn find_doubtful<From>(
-    locked: &LockedMailbox,
-    there: &HashSet<String>,
-    doubtful: &[(From, usize, Message)],
-    progress: &mut RecoveryProgress,
-) -> io::Result<Vec<String>> {
-    let mut ids = HashSet::new();
-    let mut sought = Vec::new();
-    for (_, _, message) in doubtful {
-        if !there.contains(&message.id) && ids.insert(&message.id) {
-            sought.push(SoughtMessage { id: &message.id, content: &message.content });
-        }
-    }
-    let file = &**locked.file();
-    let found = find_messages(file, &sought, |at| progress.report(locked.path(), at, locked.len))?;
-    Ok(found.into_iter().map(str::to_owned).collect())
 }
 
 /// Reporter of a recovery that takes long.
@@ -649,6 +739,8 @@ impl RecoveryProgress {
     }
 }
 
+/// Bytes that the messages of a batch may take in the journal, unless it is one message.
+const BATCH_OCTETS: u64 = 1 << 20;
 /// Time to wait for locked mailboxes while the mail for all others waits too.
 const ORPHAN_TIMEOUT: Duration = Duration::from_millis(200);
 /// Interval between two reports of a recovery that takes long.

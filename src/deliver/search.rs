@@ -7,6 +7,7 @@
 //! journal thousands of messages.
 
 use std::collections::{HashMap, HashSet};
+use std::hash::{DefaultHasher, Hasher};
 use std::io;
 
 use memchr::{memchr3, memmem};
@@ -14,41 +15,50 @@ use memchr::{memchr3, memmem};
 use super::disk::DiskFile;
 use crate::message::Content;
 
-/// Message to search for.
-pub struct SoughtMessage<'a> {
-    /// Id of the message.
-    pub id: &'a str,
-    /// Its content.
-    pub content: &'a Content,
+/// Messages to search for, which are not in memory.
+pub struct SoughtMessages<M> {
+    /// Messages by the hashes of their ids ([`id_hash`]).
+    pub missing: HashMap<u64, M>,
+    /// Bytes in the longest id.
+    pub id_max: usize,
 }
 
-/// Returns the ids of the messages that are in the file: a From_ line, the id after it, and after
-/// that the whole body. All messages of `sought` have different ids. Calls `progress` with the
-/// number of bytes that are searched so far.
+/// Returns a hash of the id of a message. Ids are random, so two ids have the same hash more rarely
+/// than a torn record has the right checksum.
+pub fn id_hash(id: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(id);
+    hasher.finish()
+}
+
+/// Returns the messages of `sought` that are in the file, by the hashes of their ids: a From_ line,
+/// the id after it, and after that the whole body. Calls `progress` with the number of bytes that
+/// are searched so far.
 ///
-/// Reads the file once, and any part again that may be the body of one of the messages.
-pub fn find_messages<'a>(
+/// Reads the file once, and any part again that may be the body of one of the messages. `read`
+/// returns the content of a message when its id was found.
+pub fn find_messages<M>(
     file: &dyn DiskFile,
-    sought: &[SoughtMessage<'a>],
+    sought: SoughtMessages<M>,
+    read: impl Fn(&M) -> io::Result<Content>,
     progress: impl FnMut(u64),
-) -> io::Result<HashSet<&'a str>> {
-    find_in_pieces(file, sought, PIECE, progress)
+) -> io::Result<HashSet<u64>> {
+    find_in_pieces(file, sought, PIECE, read, progress)
 }
 
 /// Does the same as [`find_messages`], reading `piece` bytes at a time.
-fn find_in_pieces<'a>(
+fn find_in_pieces<M>(
     file: &dyn DiskFile,
-    sought: &[SoughtMessage<'a>],
+    sought: SoughtMessages<M>,
     piece: usize,
+    read: impl Fn(&M) -> io::Result<Content>,
     mut progress: impl FnMut(u64),
-) -> io::Result<HashSet<&'a str>> {
+) -> io::Result<HashSet<u64>> {
     let (before_id, empty_line) = (memmem::Finder::new(BEFORE_ID), memmem::Finder::new(EMPTY_LINE));
-    let mut missing = HashMap::with_capacity(sought.len());
-    for message in sought {
-        missing
-            .insert(message.id.as_bytes(), (message, body_offset(message.content, &empty_line)?));
+    let SoughtMessages { mut missing, id_max } = sought;
+    if missing.is_empty() {
+        return Ok(HashSet::new());
     }
-    let id_max = missing.keys().map(|id| id.len()).max().unwrap_or_default();
     // The overlap is so large that some buffer has an id together with the bytes around it.
     let overlap = BEFORE_ID.len() + id_max + 1;
     let mut buf = vec![0; piece.max(2 * overlap)];
@@ -56,7 +66,7 @@ fn find_in_pieces<'a>(
     let (mut from, mut filled) = (0, 0);
     let mut found = HashSet::new();
     // Missing ids before the next empty line.
-    let mut in_header: HashSet<&'a str> = HashSet::new();
+    let mut in_header: HashSet<u64> = HashSet::new();
     loop {
         let n = match file.read_at(&mut buf[filled..], from + filled as u64) {
             Ok(n) => n,
@@ -79,10 +89,10 @@ fn find_in_pieces<'a>(
             let next_id = before_id.find(&bytes[at..]).map(|n| at + n);
             if let Some(id_at) = next_id.filter(|id_at| *id_at < line.unwrap_or(end)) {
                 let id = read_id(&bytes[id_at + BEFORE_ID.len()..], id_max);
-                if let Some((message, _)) = id.and_then(|id| missing.get(id))
+                if let Some(id) = id.map(id_hash).filter(|id| missing.contains_key(id))
                     && follows_from_line(file, from + id_at as u64)?
                 {
-                    in_header.insert(message.id);
+                    in_header.insert(id);
                 }
                 at = id_at + 1;
                 continue;
@@ -90,9 +100,10 @@ fn find_in_pieces<'a>(
             let Some(line) = line else { break };
             let body = from + (line + EMPTY_LINE.len()) as u64;
             for id in in_header.drain() {
-                let Some((message, body_at)) = missing.get(id.as_bytes()) else { continue };
-                if has_bytes(file, body, message.content, *body_at)? {
-                    missing.remove(id.as_bytes());
+                let Some(message) = missing.get(&id) else { continue };
+                let content = read(message)?;
+                if has_bytes(file, body, &content, body_offset(&content, &empty_line)?)? {
+                    missing.remove(&id);
                     found.insert(id);
                 }
             }
@@ -183,8 +194,9 @@ const EMPTY_LINE: &[u8] = b"\n\n";
 const HEAD_MAX: u64 = 64 * 1024;
 /// Bytes of a header that are read first, and bytes of a body that are compared first.
 const FIRST_OCTETS: usize = 512;
-/// Bytes that are read from the mailbox at a time.
-const PIECE: usize = 256 * 1024;
+/// Bytes that are read from the mailbox at a time. After a larger buffer was freed, malloc of the C
+/// library keeps more free memory.
+const PIECE: usize = 120 * 1024;
 
 #[cfg(test)]
 mod tests {
@@ -238,13 +250,13 @@ mod tests {
             let file = tempfile::tempfile().unwrap();
             file.write_all_at(&[&mailbox], 0).unwrap();
             let naive = contents.iter().filter(|(id, content)| is_in(&mailbox, id, content));
-            let naive: HashSet<&str> = naive.map(|(id, _)| id.as_str()).collect();
-            let known = |content: &Vec<u8>| Content::Memory(content.clone().into());
-            let contents: Vec<_> = contents.iter().map(|(id, c)| (id, known(c))).collect();
-            let sought: Vec<_> =
-                contents.iter().map(|(id, content)| SoughtMessage { id, content }).collect();
+            let naive: HashSet<u64> = naive.map(|(id, _)| id_hash(id.as_bytes())).collect();
+            let missing = contents.iter().map(|(id, c)| (id_hash(id.as_bytes()), c)).collect();
+            let id_max = contents.keys().map(String::len).max().unwrap_or_default();
+            let sought = SoughtMessages { missing, id_max };
+            let read = |content: &&Vec<u8>| Ok(Content::Memory((*content).clone().into()));
             let mut searched = 0;
-            let found = find_in_pieces(&file, &sought, piece, |n| searched = n).unwrap();
+            let found = find_in_pieces(&file, sought, piece, read, |n| searched = n).unwrap();
             prop_assert_eq!(&found, &naive);
             prop_assert!(searched <= mailbox.len() as u64);
         }

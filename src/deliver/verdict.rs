@@ -24,7 +24,7 @@ use std::io;
 use super::contents::ContentSpool;
 use super::copies::{FoundCopy, find_copy, is_lost, read_message};
 use super::disk::ChangeTime;
-use super::journal::{Journal, Placement, Record};
+use super::journal::{Journal, Record, RecordedMessage};
 use super::mailbox::LockedMailbox;
 use super::mbox::MailboxCopy;
 use crate::message::DestinationFile;
@@ -39,7 +39,7 @@ pub struct Verdict<From> {
 }
 
 impl<From: Copy + Eq + Hash> Verdict<From> {
-    /// Returns the verdict on a file that is locked.
+    /// Returns the verdict on a file that is locked. All records of `newest` have copies for it.
     ///
     /// # Errors
     /// The mailbox, a journal or a content cannot be read.
@@ -49,10 +49,10 @@ impl<From: Copy + Eq + Hash> Verdict<From> {
         newest: &[(From, &Journal, &Record)],
     ) -> io::Result<Verdict<From>> {
         let (mut removed, mut lost) = (HashSet::new(), Vec::new());
-        if !newest.iter().any(|(_, _, record)| record.done && has_copy_for(record, &locked.name)) {
+        if !newest.iter().any(|(_, _, record)| record.done) {
             return Ok(Verdict { removed, lost });
         }
-        let changed_last = is_changed_later(locked, newest);
+        let changed_last = is_changed_later(locked, newest)?;
         let mut histories: Vec<JournalHistory<'_>> = Vec::new();
         for (from, journal, record) in newest {
             let Some(range) = WrittenRange::of(contents, locked, journal, record)? else {
@@ -97,19 +97,28 @@ pub fn is_removed_entry(
 
 /// True if another program has changed a mailbox after all `records` were written to it. An entry
 /// of the queue is changed by no program.
-fn is_changed_later<From>(locked: &LockedMailbox, records: &[(From, &Journal, &Record)]) -> bool {
-    let is_later = |record: &Record, copy: &Placement| match record.done {
-        true => locked.stat.changed > record.changed.mailboxes,
-        // It may have changed the file, and the time is not known.
-        false => copy.inode != locked.stat.ino,
-    };
-    let mut records = records.iter().map(|(_, _, record)| record);
-    matches!(locked.name, DestinationFile::Mailbox(_))
-        && !locked.is_created()
-        && records.all(|record| {
-            let mut copies = record.placements().filter(|copy| copy.file == locked.name);
-            copies.all(|copy| is_later(record, copy))
-        })
+fn is_changed_later<From>(
+    locked: &LockedMailbox,
+    records: &[(From, &Journal, &Record)],
+) -> io::Result<bool> {
+    if !matches!(locked.name, DestinationFile::Mailbox(_)) || locked.is_created() {
+        return Ok(false);
+    }
+    for (_, journal, record) in records {
+        let is_later = match record.done {
+            true => locked.stat.changed > record.changed.mailboxes,
+            // It may have changed the file, and the time is not known.
+            false => {
+                let messages = journal.messages_for(record, &locked.name)?;
+                let mut copies = messages.iter().flat_map(RecordedMessage::placements);
+                copies.all(|copy| copy.inode != locked.stat.ino)
+            }
+        };
+        if !is_later {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Records of one journal for a mailbox, while they are examined from the newest to the oldest.
@@ -142,9 +151,9 @@ impl WrittenRange {
         record: &Record,
     ) -> io::Result<Option<WrittenRange>> {
         let mut range: Option<WrittenRange> = None;
-        for entry in &record.messages {
-            for (_, copy) in entry.copies.iter().filter(|(_, copy)| copy.file == locked.name) {
-                let message = match read_message(contents, journal, entry, copy) {
+        for entry in journal.messages_for(record, &locked.name)? {
+            for (_, copy) in &entry.copies {
+                let message = match read_message(contents, journal, &entry, copy) {
                     Ok(message) => message,
                     // Nothing can be done for it, removed or lost.
                     Err(e) if is_lost(&e) => continue,
@@ -173,9 +182,4 @@ impl WrittenRange {
     fn replaces(&self, older: &WrittenRange) -> bool {
         self.inode != older.inode || self.from < older.to
     }
-}
-
-/// True if the record has copies for the file `name`.
-pub fn has_copy_for(record: &Record, name: &DestinationFile) -> bool {
-    record.messages.iter().flat_map(|m| &m.copies).any(|(_, copy)| copy.file == *name)
 }

@@ -83,12 +83,10 @@ use std::sync::Arc;
 
 pub use self::listing::JournalListing;
 pub use self::record::{
-    ChangeTimes, ContentReference, Draft, MESSAGES_MAX, Placement, Record, RecordedContent,
-    RecordedMessage, Trailer,
+    ChangeTimes, ContentReference, CopyFields, Draft, MESSAGES_MAX, Placement, Record,
+    RecordedContent, RecordedMessage, Trailer,
 };
-use self::record::{
-    FieldReader, Magic, RECORD_HEAD, RecordHead, apply_marks, journaled, parse_table,
-};
+use self::record::{FieldReader, Magic, RECORD_HEAD, RecordHead, journaled, parse_table};
 use super::disk::{BLOCK, Disk, DiskFile, FileKind, FileLock, OpenMode, SECTOR};
 use super::locks::{IDENTITY_MAX, Identity};
 use crate::message::DestinationFile;
@@ -173,11 +171,13 @@ pub fn referenced_contents(disk: &dyn Disk, spool: &Path) -> io::Result<Option<V
         if damage.or(journal.damage).is_some() {
             return Ok(None);
         }
-        let messages = records.iter().flat_map(|record| &record.messages);
-        numbers.extend(messages.filter_map(|message| match message.content {
-            RecordedContent::File(file) if message.is_needed() => Some(file.number),
-            RecordedContent::File(_) | RecordedContent::Journal(_) => None,
-        }));
+        for record in &records {
+            journal.visit(record, |message| {
+                if let RecordedContent::File(file) = message.content {
+                    numbers.push(file.number);
+                }
+            })?;
+        }
     }
     Ok(Some(numbers))
 }
@@ -237,8 +237,10 @@ pub fn inspect(disk: &dyn Disk, path: &Path) -> io::Result<Option<OrphanSummary>
     let mut journal = Journal::with_header(path.to_owned(), file, boot_mark, &header);
     journal.damage = damage;
     let records = journal.read()?;
-    let messages = records.iter().flat_map(|record| &record.messages);
-    let messages = messages.filter(|message| !message.copies.is_empty()).count();
+    let mut messages = 0;
+    for record in &records {
+        journal.visit(record, |message| messages += usize::from(!message.copies.is_empty()))?;
+    }
     let pid = owner.and_then(|owner| owner.pid()).filter(|pid| *pid != 0);
     Ok(Some(OrphanSummary { pid, messages, damage: journal.damage }))
 }
@@ -420,10 +422,12 @@ impl Journal {
             if disk_failed {
                 record.trailer.done = 0;
             }
-            let copies = record.messages.iter().flat_map(|m| &m.copies);
-            let failed = self.has_failed(&record);
-            let others = copies.filter(|(_, copy)| failed || !files.contains(&copy.file));
-            let others: Vec<usize> = others.map(|(n, _)| *n).collect();
+            let (failed, mut others) = (self.has_failed(&record), Vec::new());
+            self.visit(&record, |message| {
+                let copies = message.copies.iter();
+                let copies = copies.filter(|(_, copy)| failed || !files.contains(&copy.file));
+                others.extend(copies.map(|(n, _)| *n));
+            })?;
             self.resolve(&mut record, &others)?;
         }
         self.write_header(&Identity::none())
@@ -569,7 +573,7 @@ impl Journal {
                     // It is from an earlier use of the segment.
                     Some(record) if record.seq <= last => break,
                     Some(record) => {
-                        (last, at) = (record.seq, record.end);
+                        (last, at) = (record.seq, record.trailer.end());
                         if std::mem::take(&mut passed) {
                             durable.push(record.seq);
                         }
@@ -634,6 +638,54 @@ impl Journal {
         Ok(None)
     }
 
+    /// Calls `visit` with each message of a record in turn, and with its copies that are not
+    /// resolved. A message without such copies is passed over.
+    pub fn visit(&self, record: &Record, visit: impl FnMut(RecordedMessage)) -> io::Result<()> {
+        self.visit_selected(record, |_, _| true, visit)
+    }
+
+    /// Returns the messages of a record that have copies for `file`, with only these copies. The
+    /// same copies are left out as in [`Journal::visit`].
+    pub fn messages_for(
+        &self,
+        record: &Record,
+        file: &DestinationFile,
+    ) -> io::Result<Vec<RecordedMessage>> {
+        let mut messages = Vec::new();
+        self.visit_selected(record, |_, copy| copy.is_for(file), |m| messages.push(m))?;
+        Ok(messages)
+    }
+
+    /// Returns a message of a record with the copy `number` alone.
+    ///
+    /// # Errors
+    /// The record cannot be read, or the copy is resolved.
+    pub fn message_with(&self, record: &Record, number: usize) -> io::Result<RecordedMessage> {
+        let mut message = None;
+        self.visit_selected(record, |n, _| n == number, |m| message = Some(m))?;
+        message.ok_or_else(changed_record)
+    }
+
+    fn visit_selected(
+        &self,
+        record: &Record,
+        is_selected: impl Fn(usize, &CopyFields<'_>) -> bool,
+        mut visit: impl FnMut(RecordedMessage),
+    ) -> io::Result<()> {
+        let mut table = vec![0; record.table as usize];
+        let table_at = record.at + RECORD_HEAD as u64;
+        self.file.read_exact_at(&mut table, table_at)?;
+        let contents_at = table_at + record.table;
+        let copies =
+            parse_table(&table, record.messages, contents_at, is_selected, |mut message| {
+                message.apply_marks(&record.trailer);
+                if message.placements().next().is_some() {
+                    visit(message);
+                }
+            });
+        copies.map(drop).ok_or_else(changed_record)
+    }
+
     /// Reads the `octets` bytes of content at offset `at`.
     pub fn content(&self, at: u64, octets: u64) -> io::Result<Vec<u8>> {
         let mut content = vec![0; usize::try_from(octets).unwrap_or_default()];
@@ -662,7 +714,8 @@ impl Journal {
         if !self.update_crc(&mut crc, contents_at, head.contents)? || crc.finalize() != sum {
             return Ok(None);
         }
-        let Some((mut messages, copies)) = parse_table(&table, head.messages, contents_at) else {
+        let Some(copies) = parse_table(&table, head.messages, contents_at, |_, _| true, drop)
+        else {
             return Ok(None);
         };
         let mut trailer =
@@ -671,13 +724,13 @@ impl Journal {
         if read_whole(&*self.file, &mut block, trailer.at)? {
             trailer.read_marks(&block, self.key);
         }
-        apply_marks(&mut messages, &trailer);
         Ok(Some(Record {
             seq: head.seq,
             done: trailer.done == self.boot_mark,
             changed: trailer.changed,
-            messages,
-            end: trailer.end(),
+            at,
+            table: head.table,
+            messages: head.messages,
             trailer,
             checkpoint: head.checkpoint,
         }))
@@ -734,6 +787,11 @@ impl Journal {
         (self.header_checkpoint, self.persisted_checkpoint) = (self.checkpoint, self.checkpoint);
         Ok(())
     }
+}
+
+/// Returns the error of a record that is not as it was when it was read first.
+fn changed_record() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "a record of the journal has changed")
 }
 
 /// Opens and locks a journal. Returns None if a living process has it, or it was removed.

@@ -27,7 +27,8 @@ pub struct Placement {
     pub missing_newlines: usize,
 }
 
-/// Record as it is read back.
+/// Record as it is read back, without its messages, which may be many and are read again when they
+/// are needed ([`Journal::visit`](super::Journal::visit)).
 #[derive(Clone, Debug)]
 pub struct Record {
     /// Sequence number.
@@ -36,18 +37,14 @@ pub struct Record {
     pub done: bool,
     /// Times of the changes of that write.
     pub changed: ChangeTimes,
-    /// Messages in the order in which they were written.
-    pub messages: Vec<RecordedMessage>,
+    /// Offset in the journal.
+    pub(super) at: u64,
+    /// Bytes in the table.
+    pub(super) table: u64,
+    /// Number of messages in the table.
+    pub(super) messages: u32,
     pub(super) trailer: Trailer,
     pub(super) checkpoint: u64,
-    pub(super) end: u64,
-}
-
-impl Record {
-    /// Returns the placements of all copies that are not resolved, aborted ones included.
-    pub fn placements(&self) -> impl Iterator<Item = &Placement> {
-        self.messages.iter().flat_map(|m| m.copies.iter().map(|(_, copy)| copy).chain(&m.aborted))
-    }
 }
 
 /// Reference to a file of large content (`contents.rs`).
@@ -86,9 +83,56 @@ pub struct RecordedMessage {
 }
 
 impl RecordedMessage {
-    /// True if recovery may need the content.
-    pub(super) fn is_needed(&self) -> bool {
-        !self.copies.is_empty() || !self.aborted.is_empty()
+    /// Returns the placements of its copies, aborted ones included.
+    pub fn placements(&self) -> impl Iterator<Item = &Placement> {
+        self.copies.iter().map(|(_, copy)| copy).chain(&self.aborted)
+    }
+
+    /// Sorts the copies by their marks in `trailer`.
+    pub(super) fn apply_marks(&mut self, trailer: &Trailer) {
+        self.copies.retain(|(n, _)| !trailer.has(*n, RESOLVED));
+        let aborted = self.copies.extract_if(.., |(n, _)| trailer.has(*n, ABORTED));
+        self.aborted = aborted.map(|(_, copy)| copy).collect();
+    }
+}
+
+/// Fields of a copy in a table.
+pub struct CopyFields<'a> {
+    kind: u8,
+    /// Name of the mailbox, or id of the entry of the queue.
+    name: &'a str,
+    /// Address of the mailbox, or envelope of the entry.
+    detail: &'a str,
+    owner: Option<Owner>,
+    inode: u64,
+    offset: u64,
+    missing_newlines: usize,
+}
+
+impl CopyFields<'_> {
+    /// True if the copy is for `file`.
+    pub fn is_for(&self, file: &DestinationFile) -> bool {
+        match file {
+            DestinationFile::Mailbox(name) => self.kind == MAILBOX && self.name == name.as_str(),
+            DestinationFile::QueueEntry(id) => self.kind == QUEUE_ENTRY && self.name == id.as_str(),
+        }
+    }
+
+    /// Returns the placement of the copy.
+    fn placement(&self) -> Option<Placement> {
+        let to = match self.kind {
+            MAILBOX => Destination::Mailbox(UserMailbox {
+                name: MailboxName::new(self.name)?,
+                owner: self.owner,
+                delivered_to: self.detail.into(),
+            }),
+            _ => Destination::Queue {
+                id: QueueId::new(self.name)?,
+                envelope: self.detail.to_owned(),
+            },
+        };
+        let (inode, offset, missing_newlines) = (self.inode, self.offset, self.missing_newlines);
+        Some(Placement { file: to.file(), to, inode, offset, missing_newlines })
     }
 }
 
@@ -366,33 +410,46 @@ pub(super) fn magic_of(block: &[u8], at: u64) -> Option<Magic> {
     }
 }
 
-/// Parses a table of `count` messages. Their contents begin at `contents_at` in the journal.
-/// Returns the messages and the number of their copies.
+/// Parses a table of `count` messages. Their contents begin at `contents_at` in the journal. Calls
+/// `visit` with each message that has copies for which `is_selected` returns true, and with these
+/// copies only. Copies are numbered. Returns the number of all copies, or None if the table is
+/// damaged.
 pub(super) fn parse_table(
     table: &[u8],
     count: u32,
     mut contents_at: u64,
-) -> Option<(Vec<RecordedMessage>, usize)> {
-    let mut fields = FieldReader(table);
-    let (mut messages, mut copies) = (Vec::new(), 0);
+    is_selected: impl Fn(usize, &CopyFields<'_>) -> bool,
+    mut visit: impl FnMut(RecordedMessage),
+) -> Option<usize> {
+    let (mut fields, mut number) = (FieldReader(table), 0);
     for _ in 0..count {
-        let mut message = fields.message(&mut copies)?;
-        if let RecordedContent::Journal(at) = &mut message.content {
-            *at = contents_at;
-            contents_at += message.octets;
+        let (id, head, octets) = (fields.text()?, fields.field()?, fields.u64()?);
+        let content = match fields.u8()? {
+            IN_JOURNAL => {
+                let at = contents_at;
+                contents_at = contents_at.saturating_add(octets);
+                RecordedContent::Journal(at)
+            }
+            IN_FILE => RecordedContent::File(ContentReference {
+                number: fields.u64()?,
+                checksum: fields.u32()?,
+            }),
+            _ => return None,
+        };
+        let mut copies = Vec::new();
+        for _ in 0..fields.u32()? {
+            let copy = fields.copy()?;
+            if is_selected(number, &copy) {
+                copies.push((number, copy.placement()?));
+            }
+            number += 1;
         }
-        messages.push(message);
+        if !copies.is_empty() {
+            let (id, head, aborted) = (id.to_owned(), head.to_vec(), Vec::new());
+            visit(RecordedMessage { id, head, octets, content, copies, aborted });
+        }
     }
-    Some((messages, copies))
-}
-
-/// Sorts the copies of `messages` by the marks in `trailer`.
-pub(super) fn apply_marks(messages: &mut [RecordedMessage], trailer: &Trailer) {
-    for message in messages {
-        message.copies.retain(|(n, _)| !trailer.has(*n, RESOLVED));
-        let aborted = message.copies.extract_if(.., |(n, _)| trailer.has(*n, ABORTED));
-        message.aborted = aborted.map(|(_, copy)| copy).collect();
-    }
+    Some(number)
 }
 
 /// Returns the content that goes into the journal: all of it, or nothing if it is in a file.
@@ -438,52 +495,23 @@ impl<'a> FieldReader<'a> {
         self.take(n)
     }
 
-    fn text(&mut self) -> Option<String> {
-        String::from_utf8(self.field()?.to_vec()).ok()
+    fn text(&mut self) -> Option<&'a str> {
+        str::from_utf8(self.field()?).ok()
     }
 
-    /// Reads a message. Its copies are numbered from `number` on.
-    fn message(&mut self, number: &mut usize) -> Option<RecordedMessage> {
-        let (id, head) = (self.text()?, self.field()?.to_vec());
-        let octets = self.u64()?;
-        let content = match self.u8()? {
-            IN_JOURNAL => RecordedContent::Journal(0),
-            IN_FILE => RecordedContent::File(ContentReference {
-                number: self.u64()?,
-                checksum: self.u32()?,
-            }),
+    fn copy(&mut self) -> Option<CopyFields<'a>> {
+        let (kind, name, detail) = (self.u8()?, self.text()?, self.text()?);
+        let owner = match kind {
+            MAILBOX => {
+                let (owned, uid, gid) = (self.u8()? == 1, self.u32()?, self.u32()?);
+                owned.then_some(Owner { uid, gid })
+            }
+            QUEUE_ENTRY => None,
             _ => return None,
         };
-        let mut copies = Vec::new();
-        for _ in 0..self.u32()? {
-            copies.push((*number, self.placement()?));
-            *number += 1;
-        }
-        Some(RecordedMessage { id, head, octets, content, copies, aborted: Vec::new() })
-    }
-
-    fn placement(&mut self) -> Option<Placement> {
-        let to = self.destination()?;
         let (inode, offset) = (self.u64()?, self.u64()?);
         let missing_newlines = usize::from(self.u8()?);
-        Some(Placement { file: to.file(), to, inode, offset, missing_newlines })
-    }
-
-    fn destination(&mut self) -> Option<Destination> {
-        match self.u8()? {
-            MAILBOX => {
-                let (name, delivered_to) = (MailboxName::new(&self.text()?)?, self.text()?);
-                let (owned, uid, gid) = (self.u8()? == 1, self.u32()?, self.u32()?);
-                let owner = owned.then_some(Owner { uid, gid });
-                let delivered_to = delivered_to.into();
-                Some(Destination::Mailbox(UserMailbox { name, owner, delivered_to }))
-            }
-            QUEUE_ENTRY => {
-                let (id, envelope) = (QueueId::new(&self.text()?)?, self.text()?);
-                Some(Destination::Queue { id, envelope })
-            }
-            _ => None,
-        }
+        Some(CopyFields { kind, name, detail, owner, inode, offset, missing_newlines })
     }
 }
 
