@@ -17,9 +17,9 @@ use std::time::SystemTime;
 
 use fs2::FileExt as _;
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 #[cfg(target_os = "linux")]
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc;
 use nix::sys::signal::kill;
 use nix::sys::uio::pwritev;
@@ -115,8 +115,8 @@ pub enum FileLock {
     Flock,
 }
 
-/// Bytes of a large file that are written to the disk at once while it grows. If a sync wrote all of
-/// the file, a sync of the journal at the same time would wait for most of it.
+/// Bytes of a large file that are written to the disk at once while it grows. If a sync wrote all
+/// of the file, a sync of the journal at the same time would wait for most of it.
 #[cfg(target_os = "linux")]
 const WRITEBACK: u64 = 1 << 20;
 
