@@ -309,12 +309,7 @@ impl LockedMailbox {
             // Through a buffer, because the kernel's own copy refuses a file opened for appending.
             Content::File(content) => {
                 self.write(&copy.before_content())?;
-                content.copy(|piece| {
-                    let from = self.len;
-                    self.write(&[piece])?;
-                    self.file().begin_writeback(from, self.len);
-                    Ok(())
-                })?;
+                content.copy(|piece| self.write(&[piece]))?;
                 self.write(&[MESSAGE_END])?;
             }
         }
