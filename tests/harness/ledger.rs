@@ -245,7 +245,8 @@ impl<A: Answer> Ledger<A> {
             // A whole message may be followed by a torn one without a From_ line between them, and
             // the torn one may have been completed since. Or it may be followed by zeros.
             let is_sealed = |rest: &str| {
-                if rest.starts_with('\0') {
+                // They may have taken the place of its last newline alone.
+                if rest.strip_prefix('\n').unwrap_or(rest).starts_with('\0') {
                     return self.sealed.contains(*part);
                 }
                 let rest = rest.strip_prefix("\n\n");
