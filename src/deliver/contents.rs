@@ -21,7 +21,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 use super::disk::{Disk, DiskFile, FileLock, OpenMode};
@@ -115,7 +115,7 @@ impl ContentSpool {
     }
 
     fn spool_file(&self, number: u64, path: PathBuf, file: Arc<dyn DiskFile>) -> OpenContent {
-        OpenContent { spool: self.clone(), number, path, file, octets: AtomicU64::new(0) }
+        OpenContent { spool: self.clone(), number, path, file }
     }
 }
 
@@ -149,8 +149,6 @@ struct OpenContent {
     number: u64,
     path: PathBuf,
     file: Arc<dyn DiskFile>,
-    /// Bytes that were appended.
-    octets: AtomicU64,
 }
 
 impl SpoolFile for OpenContent {
@@ -159,11 +157,7 @@ impl SpoolFile for OpenContent {
     }
 
     fn append(&self, bytes: &[u8]) -> io::Result<()> {
-        self.file.append_all(&[bytes])?;
-        let octets = bytes.len() as u64;
-        let from = self.octets.fetch_add(octets, Ordering::Relaxed);
-        self.file.begin_writeback(from, from + octets);
-        Ok(())
+        self.file.append_all(&[bytes])
     }
 
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {

@@ -18,8 +18,6 @@ use std::time::SystemTime;
 use fs2::FileExt as _;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-#[cfg(target_os = "linux")]
-use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use nix::libc;
 use nix::sys::signal::kill;
 use nix::sys::uio::pwritev;
@@ -115,11 +113,6 @@ pub enum FileLock {
     Flock,
 }
 
-/// Bytes of a large file that are written to the disk at once while it grows. If a sync wrote all
-/// of the file, a sync of the journal at the same time would wait for most of it.
-#[cfg(target_os = "linux")]
-const WRITEBACK: u64 = 1 << 20;
-
 /// System calls on names, and questions about processes.
 pub trait Disk: fmt::Debug + Send + Sync + 'static {
     /// Takes the file-system identity of `owner` for the calls of this thread until the result is
@@ -180,9 +173,6 @@ pub trait DiskFile: fmt::Debug + Send + Sync + 'static {
     fn unlock(&self, lock: FileLock) -> io::Result<()>;
     /// Sets the modification time to now.
     fn touch(&self) -> io::Result<()>;
-    /// Notes that a large file has grown `from` one length `to` another. Makes the system begin to
-    /// write what is complete in units of 1 MiB, so that a later sync has less left to write.
-    fn begin_writeback(&self, _from: u64, _to: u64) {}
 
     /// Fills `buf` from `offset`.
     ///
@@ -415,18 +405,6 @@ impl DiskFile for File {
 
     fn touch(&self) -> io::Result<()> {
         self.set_modified(SystemTime::now())
-    }
-
-    #[cfg(target_os = "linux")]
-    fn begin_writeback(&self, from: u64, to: u64) {
-        let [from, to] = [from, to].map(|at| at / WRITEBACK * WRITEBACK);
-        if from < to
-            && let (Ok(at), Ok(octets)) = (from.try_into(), (to - from).try_into())
-        {
-            // Linux begins to write the changed pages, does not wait for them, and keeps them in
-            // memory until they are written. After an error they are written at the sync.
-            let _ = posix_fadvise(self, at, octets, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
-        }
     }
 }
 
