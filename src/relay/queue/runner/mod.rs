@@ -380,7 +380,7 @@ impl QueueRunner {
 
     /// Makes the entries for `node` due at once (ETRN).
     fn flush_node(&self, node: &EtrnNode) {
-        let mut count = 0_usize;
+        let (mut count, mut hops) = (0_usize, HashSet::new());
         let ids = self.shared().schedule.ids();
         for id in ids {
             // An entry that is locked is being tried, or will be by the process that holds it.
@@ -394,12 +394,15 @@ impl QueueRunner {
             let wanted: Vec<NextHop> =
                 pending.iter().filter(matches_node).map(|to| self.next_hop(&to.path)).collect();
             if !wanted.is_empty() {
-                let mut shared = self.shared();
-                wanted.iter().for_each(|hop| shared.schedule.end_pause(hop));
-                shared.schedule.insert(&id, 0, true);
+                self.shared().schedule.insert(&id, 0, true);
+                hops.extend(wanted);
                 count += 1;
             }
         }
+        // Once for each next hop, because a server that is down is tried after each.
+        let mut shared = self.shared();
+        hops.iter().for_each(|hop| shared.schedule.end_pause(hop));
+        drop(shared);
         events::queue_flushed(node, count);
     }
 

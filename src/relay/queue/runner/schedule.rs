@@ -276,7 +276,10 @@ impl Schedule {
             entry.busy = true;
         }
         if kept != Some(&due.hop) {
-            self.hops.entry(due.hop.clone()).or_default().used += 1;
+            let entries = self.hops.entry(due.hop.clone()).or_default();
+            entries.used += 1;
+            // This attempt begins after the flush, so no other need follow it.
+            entries.flush_again &= entries.used > 1;
         }
     }
 
